@@ -1,0 +1,74 @@
+"""Allocation: target weights."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from trading_dagster.assets._pictures import allocation_picture
+from trading_dagster.assets._stage import (
+    Stopwatch,
+    market_suitability,
+    partition_sessions,
+    stage,
+    stage_output,
+)
+from trading_dagster.checks.data_policy import DataPolicyGuard
+from trading_dagster.checks.decisions import check_weights, weights_spec
+from trading_dagster.quant.allocation import allocation as target_weights
+from trading_dagster.quant.prices import price_history
+from trading_dagster.settings import MARKET_SYMBOL, Settings
+
+
+@dg.asset(
+    **stage(
+        "allocation",
+        group="portfolio",
+        kinds={"scikitlearn", "deltalake"},
+        description=(
+            "Long-only target weights: mean-variance under a cap by skfolio, scaled to the volatility target and "
+            "to the market "
+            "regime's suitability. What is not invested stays in cash."
+        ),
+        checks=[weights_spec("allocation")],
+    )
+)
+def allocation(
+    context: dg.AssetExecutionContext,
+    bars: pd.DataFrame,
+    corporate_actions: pd.DataFrame,
+    regime: pd.DataFrame,
+    volatility: pd.DataFrame,
+    forecast: pd.DataFrame,
+    settings: dg.ResourceParam[Settings],
+    data_policy: dg.ResourceParam[DataPolicyGuard],
+) -> Iterator[Any]:
+    """Optimise each session."""
+    stopwatch, sessions = Stopwatch(), partition_sessions(context)
+    history = price_history(bars, corporate_actions)
+    verdict = yield from data_policy.enforce(context, "allocation", history.close, sessions)
+    rows = target_weights(
+        history.select(verdict.symbols),
+        sessions,
+        verdict.keep(forecast),
+        volatility,
+        market_suitability(regime, MARKET_SYMBOL),
+        max_weight=settings.max_weight,
+        max_gross=settings.max_gross,
+        volatility_target=settings.volatility_target,
+        risk_aversion=settings.risk_aversion,
+    )
+    yield check_weights("allocation", rows, "weight", max_weight=settings.max_weight, max_gross=settings.max_gross)
+    yield stage_output(
+        context,
+        rows,
+        stopwatch,
+        inputs={"bars": bars, "regime": regime, "volatility": volatility, "forecast": forecast},
+        figures=lambda part: {
+            "gross": float(part["weight"].sum()),
+            "largest_weight": float(part["weight"].max()),
+            "positions": int((part["weight"] > 0).sum()),
+        },
+        picture=allocation_picture(rows),
+    )

@@ -1,0 +1,56 @@
+"""Regime: the state of each symbol and of the market."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from trading_dagster.assets._pictures import regime_picture
+from trading_dagster.assets._stage import Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.checks.data_policy import DataPolicyGuard
+from trading_dagster.quant import regime as regimes
+from trading_dagster.quant.prices import price_history
+from trading_dagster.settings import MARKET_SYMBOL
+
+
+@dg.asset(
+    **stage(
+        "regime",
+        group="analysis",
+        kinds={"pandas", "deltalake"},
+        description=(
+            "Bull or bear, quiet or volatile: the most probable state of each symbol and of the equal-weight "
+            "market, with "
+            "probabilities and the share of the full exposure that suits them."
+        ),
+    )
+)
+def regime(
+    context: dg.AssetExecutionContext,
+    bars: pd.DataFrame,
+    corporate_actions: pd.DataFrame,
+    data_policy: dg.ResourceParam[DataPolicyGuard],
+) -> Iterator[Any]:
+    """Classify trend and volatility."""
+    stopwatch, sessions = Stopwatch(), partition_sessions(context)
+    history = price_history(bars, corporate_actions)
+    verdict = yield from data_policy.enforce(context, "regime", history.close, sessions)
+    rows = verdict.keep(regimes.regime(history.select(verdict.symbols), sessions, MARKET_SYMBOL))
+    market = rows[rows["symbol"] == MARKET_SYMBOL]
+    yield stage_output(
+        context,
+        rows,
+        stopwatch,
+        inputs={"bars": bars, "corporate_actions": corporate_actions},
+        figures=lambda part: {
+            "market_regime": str(_market(part)["regime"]),
+            "market_suitability": float(_market(part)["suitability"]),
+            "symbols_in_bull": int(part["regime"].str.startswith("bull").sum()),
+        },
+        picture=regime_picture(market, rows, MARKET_SYMBOL),
+    )
+
+
+def _market(part: pd.DataFrame) -> pd.Series:
+    return part[part["symbol"] == MARKET_SYMBOL].iloc[0]

@@ -1,0 +1,1 @@
+"""Asset checks: the data policy on every stage, market-data quality, decisions."""

@@ -1,0 +1,85 @@
+"""Replay: decisions for consecutive sessions, each made on the account that the earlier ones led to.
+
+What is held at a session depends on what was decided before it. Where the ledger knows the account of a
+session, that is the truth; between and beyond, the same accounting carries it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Protocol
+
+import pandas as pd
+
+from trading_dagster.execution.accounting import Account, Costs, MarketSession, advance
+from trading_dagster.execution.orders import Order
+from trading_dagster.execution.planner import plan_orders
+
+Decide = Callable[[MarketSession, dict[str, float]], pd.DataFrame]
+"""From a session and the held weights to rows of symbol, target_weight, reason and others."""
+
+
+class AccountHistory(Protocol):
+    """What the ledger knows of a strategy's account."""
+
+    def recorded_account(self, strategy: str, session: pd.Timestamp) -> Account | None:
+        """Account at the session's close, before that session's orders; None where unknown."""
+
+    def recorded_orders(self, strategy: str, session: pd.Timestamp) -> list[Order] | None:
+        """Orders decided at the session; None where it has not been decided."""
+
+    def last_recorded_session(self, strategy: str, session: pd.Timestamp) -> pd.Timestamp | None:
+        """Return the newest session not after `session` whose account is known."""
+
+
+def replay_decisions(
+    strategy: str,
+    sessions: Iterable[pd.Timestamp],
+    markets: Sequence[MarketSession],
+    decide: Decide,
+    history: AccountHistory,
+    initial: Account,
+    costs: Costs,
+    quantity_step: Decimal,
+) -> list[pd.DataFrame]:
+    """Decide each session in order.
+
+    Parameters
+    ----------
+    sessions : iterable of Timestamp
+        Sessions to decide, ascending.
+    markets : sequence of MarketSession
+        Consecutive, from the last recorded session before the first wanted one, or from that one itself.
+    decide : callable
+    history : AccountHistory
+    initial : Account
+        Where no account is recorded.
+    costs : Costs
+    quantity_step : Decimal
+
+    Returns
+    -------
+    list of DataFrame
+        What `decide` returned, with the session, for each wanted session.
+    """
+    wanted = {session.date() for session in sessions}
+    decided = []
+    account, pending = initial, list[Order]()
+    for market in markets:
+        at = pd.Timestamp(market.session)
+        recorded = history.recorded_account(strategy, at)
+        account = recorded or advance(account, pending, market, costs).account
+        rows = None
+        if market.session in wanted:
+            rows = decide(market, account.weights(market))
+            decided.append(rows.assign(session=at))
+        sent = history.recorded_orders(strategy, at)
+        if sent is not None:
+            pending = sent
+        elif rows is not None:
+            targets = dict(zip(rows["symbol"], rows["target_weight"], strict=True))
+            pending = plan_orders(strategy, targets, {}, account, market, quantity_step)
+        else:
+            pending = []
+    return decided

@@ -1,0 +1,126 @@
+"""Decisions: BUY, SELL or HOLD from target and held weights, with the reason in words.
+
+Belongs here: whether a change is worth making, and why. Does not belong here: shares, prices, brokers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one symbol at a session, for the reason in words.
+
+    Attributes
+    ----------
+    expected_return : float
+        Log return over the horizon.
+    horizon : int
+        Sessions.
+    p_up, confidence : float
+    regime : str
+        Most probable state of the symbol.
+    sigma : float
+        Daily volatility.
+    """
+
+    expected_return: float
+    horizon: int
+    p_up: float
+    confidence: float
+    regime: str
+    sigma: float
+
+
+def decide(
+    target: dict[str, float],
+    held: dict[str, float],
+    evidence: dict[str, Evidence],
+    *,
+    no_trade_band: float,
+    max_gross: float,
+) -> pd.DataFrame:
+    """Decide for every symbol that is allocated or held.
+
+    Parameters
+    ----------
+    target : dict of str to float
+        Allocated weights, fractions of equity.
+    held : dict of str to float
+        Weights held at the session's close, pending orders included.
+    evidence : dict of str to Evidence
+        Symbols that may be traded; one that is held without evidence is sold.
+    no_trade_band : float
+        Smallest change of weight that is worth its cost.
+    max_gross : float
+        Bound on the sum of weights after the decisions.
+
+    Returns
+    -------
+    DataFrame
+        symbol, action, target_weight, current_weight, confidence, reason; sorted by symbol. On HOLD the target
+        weight is the current one.
+
+    Notes
+    -----
+    A weight that is to become zero is sold whatever its size: the band saves costs, it does not keep what is
+    not wanted. Positions kept by the band may make the sum exceed `max_gross`; then all buys are cut by the
+    same factor.
+    """
+    rows = []
+    for symbol in sorted(set(target) | {s for s, weight in held.items() if weight != 0.0}):
+        want, have = target.get(symbol, 0.0), held.get(symbol, 0.0)
+        change = want - have
+        leave = want == 0.0 and have != 0.0
+        if leave or abs(change) >= no_trade_band:
+            action = "BUY" if change > 0 else "SELL"
+        else:
+            action, want = "HOLD", have
+        rows.append((symbol, action, want, have))
+    decided = pd.DataFrame(rows, columns=["symbol", "action", "target_weight", "current_weight"])
+    decided = _within_gross(decided, max_gross)
+    known = [evidence.get(symbol) for symbol in decided["symbol"]]
+    decided["confidence"] = [e.confidence if e else 0.0 for e in known]
+    decided["reason"] = [
+        _reason(action, want, have, e, target.get(symbol, 0.0), no_trade_band)
+        for (symbol, action, want, have), e in zip(
+            decided[["symbol", "action", "target_weight", "current_weight"]].itertuples(index=False),
+            known,
+            strict=True,
+        )
+    ]
+    return decided
+
+
+def _within_gross(decided: pd.DataFrame, max_gross: float) -> pd.DataFrame:
+    """Cut all buys by one factor so that the weights add up to no more than `max_gross`."""
+    buys = decided["action"] == "BUY"
+    added = float((decided["target_weight"] - decided["current_weight"])[buys].sum())
+    room = max_gross - (float(decided["target_weight"].sum()) - added)
+    if added <= room:
+        return decided
+    share = max(room, 0.0) / added
+    change = decided["target_weight"] - decided["current_weight"]
+    decided.loc[buys, "target_weight"] = (decided["current_weight"] + change * share)[buys]
+    if share == 0.0:
+        decided.loc[buys, "action"] = "HOLD"
+    return decided
+
+
+def _reason(action: str, want: float, have: float, known: Evidence | None, allocated: float, band: float) -> str:
+    if known is None:
+        return f"no forecast for it, so the {have:.1%} held are sold" if have else "no forecast for it"
+    view = (
+        f"expects {known.expected_return:+.2%} in {known.horizon} sessions (up {known.p_up:.0%}), "
+        f"{known.regime.replace('_', ' ')}, {known.sigma:.1%} a day"
+    )
+    if action == "HOLD":
+        if want == 0.0 and allocated == 0.0:
+            return f"allocation gives it nothing; {view}"
+        return f"allocated {allocated:.1%} against {have:.1%} held, within {band:.1%}; {view}"
+    if want == 0.0:
+        return f"allocation gives it nothing, sell the {have:.1%} held; {view}"
+    return f"weight {have:.1%} to {want:.1%}; {view}"

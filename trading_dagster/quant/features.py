@@ -1,0 +1,102 @@
+"""Features of the return forecast: one documented table, one vectorised pass.
+
+Belongs here: what the forecast may know. Does not belong here: the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from trading_dagster.quant.prices import PriceHistory, long_rows
+
+MOMENTUM_WINDOWS = (21, 63, 126)
+
+FEATURES: dict[str, str] = {
+    "momentum_21": "log return of the last 21 sessions / (sigma sqrt 21)",
+    "momentum_63": "log return of the last 63 sessions / (sigma sqrt 63)",
+    "momentum_126": "log return of the last 126 sessions / (sigma sqrt 126)",
+    "momentum_252_21": "log return from 252 to 21 sessions ago / (sigma sqrt 231); Jegadeesh and Titman (1993)",
+    "reversal_5": "minus the log return of the last 5 sessions / (sigma sqrt 5); Lehmann (1990)",
+    "relative_reversal_5": "reversal_5 less its mean over the universe",
+    "sigma": "forecast daily volatility",
+    "sigma_ratio": "log of sigma over the standard deviation of the last 252 log returns",
+    "phase_cosine_20": "cosine of the 20-bar cycle's phase",
+    "phase_sine_20": "sine of the 20-bar cycle's phase",
+    "phase_cosine_40": "cosine of the 40-bar cycle's phase",
+    "phase_sine_40": "sine of the 40-bar cycle's phase",
+    "phase_cosine_80": "cosine of the 80-bar cycle's phase",
+    "phase_sine_80": "sine of the 80-bar cycle's phase",
+    "bull": "probability of an upward trend of the symbol",
+    "volatile": "probability of high volatility of the symbol",
+    "market_bull": "probability of an upward trend of the equal-weight market",
+    "market_volatile": "probability of high volatility of the equal-weight market",
+}
+"""Feature name to what it is; the order is the model's."""
+
+
+def features(
+    history: PriceHistory,
+    sessions: pd.DatetimeIndex,
+    phasing: pd.DataFrame,
+    regime: pd.DataFrame,
+    volatility: pd.DataFrame,
+    market_symbol: str,
+) -> pd.DataFrame:
+    """Assemble the features of each symbol at each session.
+
+    Parameters
+    ----------
+    history : PriceHistory
+    sessions : DatetimeIndex
+        Sessions to return.
+    phasing, regime, volatility : DataFrame
+        Rows of those stages for the same sessions.
+    market_symbol : str
+        Row name of the equal-weight market in `regime`.
+
+    Returns
+    -------
+    DataFrame
+        Columns session, symbol and `FEATURES`; rows with a missing feature are kept.
+    """
+    log_price = np.log(history.total_return)
+    yearly = history.log_return.rolling(252).std()
+    moves = {f"momentum_{window}": (log_price.diff(window), window) for window in MOMENTUM_WINDOWS}
+    moves["momentum_252_21"] = (log_price.shift(21).diff(231), 231)
+    moves["reversal_5"] = (-log_price.diff(5), 5)
+    columns = {name: move for name, (move, _) in moves.items()} | {"yearly": yearly}
+    rows = long_rows(columns, sessions)
+    sigma = volatility.rename(columns={"sigma_1d": "sigma"})[["session", "symbol", "sigma"]]
+    rows = rows.merge(sigma, on=["session", "symbol"], how="left")
+    # a price that never moved has no scale: its ratios are missing, not infinite
+    scale = rows["sigma"].where(rows["sigma"] > 0)
+    for name, (_, window) in moves.items():
+        rows[name] = rows[name] / (scale * np.sqrt(window))
+    rows["relative_reversal_5"] = rows["reversal_5"] - rows.groupby("session")["reversal_5"].transform("mean")
+    rows["sigma_ratio"] = np.log(scale / rows["yearly"].where(rows["yearly"] > 0))
+
+    angles = phasing.assign(angle=2.0 * np.pi * phasing["phase"])
+    for cycle, part in angles.groupby("cycle"):
+        # a constant price has no phase: no evidence for either side
+        part = part[["session", "symbol"]].assign(
+            **{
+                f"phase_cosine_{cycle}": np.cos(part["angle"]).fillna(0.0),
+                f"phase_sine_{cycle}": np.sin(part["angle"]).fillna(0.0),
+            }
+        )
+        rows = rows.merge(part, on=["session", "symbol"], how="left")
+
+    states = pd.DataFrame(
+        {
+            "session": regime["session"],
+            "symbol": regime["symbol"],
+            "bull": regime["prob_bull_quiet"] + regime["prob_bull_volatile"],
+            "volatile": regime["prob_bull_volatile"] + regime["prob_bear_volatile"],
+        }
+    )
+    market = states[states["symbol"] == market_symbol].drop(columns="symbol")
+    rows = rows.merge(states, on=["session", "symbol"], how="left")
+    market = market.rename(columns={"bull": "market_bull", "volatile": "market_volatile"})
+    rows = rows.merge(market, on="session", how="left")
+    return rows[["session", "symbol", *FEATURES]]

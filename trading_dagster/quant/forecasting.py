@@ -1,0 +1,293 @@
+"""Return forecast: gradient-boosted trees, pooled over symbols, shrunk toward zero.
+
+Belongs here: labels, fitting, predicting, and the model as bytes. Does not belong here: the features'
+formulas (`quant.features`) or what a forecast is used for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trading_dagster.quant.cycles import phasing
+from trading_dagster.quant.features import FEATURES, features
+from trading_dagster.quant.prices import PriceHistory, long_rows
+from trading_dagster.quant.regime import regime
+from trading_dagster.quant.volatility import volatility
+
+HORIZON = 5
+"""Sessions ahead."""
+
+VALIDATION_SESSIONS = 504
+"""Last known sessions held out to measure the shrinkage and the interval, two years."""
+
+PRIOR_DEVIATION = 0.5
+"""Standard deviation of the prior, around zero, on the slope of outcome on raw prediction."""
+
+COVERAGE = 0.90
+LABEL_LIMIT = 4.0
+"""Labels are cut at four deviations: a single crash must not rule the squared loss."""
+
+PARAMETERS: dict[str, Any] = {
+    "objective": "reg:squarederror",
+    "tree_method": "hist",
+    "max_depth": 3,
+    "learning_rate": 0.05,
+    "min_child_weight": 500.0,
+    "reg_lambda": 100.0,
+    "subsample": 0.7,
+    "colsample_bytree": 0.5,
+    "seed": 20000103,
+    # one thread: the histogram's sums depend on how many there are, and the model must not
+    "nthread": 1,
+}
+ROUNDS = 100
+
+
+class InsufficientTrainingError(ValueError):
+    """Too few sessions with known labels to fit and validate a model."""
+
+
+@dataclass(frozen=True)
+class ForecastModel:
+    """A fitted model with all that is needed to forecast from it.
+
+    Attributes
+    ----------
+    booster : bytes
+        The trees, XGBoost's UBJSON.
+    shrinkage : float
+        Factor in [0, 1] on the trees' output, learned out of sample.
+    residuals : ndarray of float64, shape (n_validation,)
+        Sorted out-of-sample errors in units of volatility; they give the interval and the probability.
+    fitted_to : Timestamp
+        Last session whose prices were seen.
+    rows : int
+        Training rows, one a session and symbol.
+    metrics : dict of str to float
+        Out-of-sample figures: r2 (against zero), information_coefficient, slope.
+    """
+
+    booster: bytes
+    shrinkage: float
+    residuals: NDArray[np.float64]
+    fitted_to: pd.Timestamp
+    rows: int
+    metrics: dict[str, float]
+
+    @property
+    def parameters(self) -> str:
+        """All but the trees, as JSON; the residuals are kept as 201 quantiles."""
+        return json.dumps(
+            {
+                "horizon": HORIZON,
+                "features": list(FEATURES),
+                "shrinkage": self.shrinkage,
+                "residual_quantiles": self.residuals.tolist(),
+                "rounds": ROUNDS,
+                "xgboost": PARAMETERS,
+            },
+            sort_keys=True,
+        )
+
+
+def fit_forecast_model(history: PriceHistory, market_symbol: str) -> ForecastModel:
+    """Fit on all labels known at the end of `history`.
+
+    Parameters
+    ----------
+    history : PriceHistory
+        Cut at the last session before the month that the model serves.
+    market_symbol : str
+        Row name of the equal-weight market.
+
+    Returns
+    -------
+    ForecastModel
+
+    Raises
+    ------
+    InsufficientTrainingError
+        If fewer than twice `VALIDATION_SESSIONS` sessions carry a label.
+
+    Notes
+    -----
+    The label of session t is the log return to t + 5 over ``sigma_t sqrt 5``; it is known at t + 5, so the
+    last five sessions have none. A first model is fitted without the last 504 labelled sessions and without
+    the five before them, whose labels overlap those (purge; Lopez de Prado 2018, ch. 7). On the held-out
+    sessions the least-squares slope b of label on prediction through zero, with standard error e, meets a
+    prior of no skill, N(0, 0.5^2): the shrinkage is the posterior mean ``b 0.25 / (0.25 + e^2)``, kept within
+    [0, 1]. A model whose held-out slope is negative forecasts zero. The model in use is then fitted on all
+    labelled sessions with the same parameters.
+    """
+    import xgboost
+
+    table = training_table(history, market_symbol)
+    sessions = pd.DatetimeIndex(table["session"].unique())
+    if len(sessions) < 2 * VALIDATION_SESSIONS:
+        raise InsufficientTrainingError(
+            f"forecast_model: {len(sessions)} sessions up to {history.sessions[-1]:%Y-%m-%d} have all features and a "
+            f"known label; {2 * VALIDATION_SESSIONS} are needed to fit and to validate. Supply more history "
+            "or start with a later month."
+        )
+    start = sessions[-VALIDATION_SESSIONS]
+    purge = sessions[-VALIDATION_SESSIONS - HORIZON]
+    held_out = table[table["session"] >= start]
+    first = _train(xgboost, table[table["session"] < purge])
+    prediction = first.predict(_matrix(xgboost, held_out)).astype("float64")
+    label = held_out["label"].to_numpy()
+    slope, error = _slope_through_zero(prediction, label, held_out["session"])
+    shrinkage = float(np.clip(slope * PRIOR_DEVIATION**2 / (PRIOR_DEVIATION**2 + error**2), 0.0, 1.0))
+    shrunk = shrinkage * prediction
+    pairs = pd.DataFrame({"prediction": prediction, "label": label})
+    ranks = pairs.groupby(held_out["session"].to_numpy()).rank(pct=True)
+    metrics = {
+        "r2": float(1.0 - np.square(label - shrunk).sum() / np.square(label).sum()),
+        "information_coefficient": _correlation(ranks["prediction"], ranks["label"]),
+        "slope": float(slope),
+        "slope_standard_error": float(error),
+        "shrinkage": shrinkage,
+    }
+    final = _train(xgboost, table)
+    return ForecastModel(
+        booster=bytes(final.save_raw("ubj")),
+        shrinkage=shrinkage,
+        residuals=np.quantile(label - shrunk, np.linspace(0.0, 1.0, 201)),
+        fitted_to=history.sessions[-1],
+        rows=len(table),
+        metrics=metrics,
+    )
+
+
+def training_table(history: PriceHistory, market_symbol: str) -> pd.DataFrame:
+    """Features and label of every session and symbol that has all of them.
+
+    Returns
+    -------
+    DataFrame
+        Columns session, symbol, `FEATURES`, label; sorted by session and symbol.
+    """
+    sessions = history.sessions
+    risk = volatility(history, sessions)
+    table = features(
+        history,
+        sessions,
+        phasing(history, sessions),
+        regime(history, sessions, market_symbol),
+        risk,
+        market_symbol,
+    )
+    log_price = np.log(history.total_return)
+    ahead = log_price.shift(-HORIZON) - log_price  # the label looks ahead; a row without one is dropped below
+    table = table.merge(long_rows({"ahead": ahead}, sessions), on=["session", "symbol"])
+    table["label"] = (table["ahead"] / (table["sigma"] * np.sqrt(HORIZON))).clip(-LABEL_LIMIT, LABEL_LIMIT)
+    table = table.drop(columns="ahead").dropna()
+    return table.sort_values(["session", "symbol"], ignore_index=True)
+
+
+def forecast(
+    booster: bytes, parameters: str, table: pd.DataFrame, volatility_rows: pd.DataFrame, model_name: str
+) -> pd.DataFrame:
+    """Forecast from features with a stored model.
+
+    Parameters
+    ----------
+    booster, parameters
+        As in `ForecastModel`.
+    table : DataFrame
+        From `quant.features.features`.
+    volatility_rows : DataFrame
+        Rows of the volatility stage for the same sessions.
+    model_name : str
+        Written into each row.
+
+    Returns
+    -------
+    DataFrame
+        session, symbol, horizon (sessions), expected_return, lower, upper (log returns over the horizon;
+        the bounds hold 90 % of out-of-sample errors), p_up, confidence (``|2 p_up - 1|``), model.
+
+    Raises
+    ------
+    ValueError
+        If a row has a missing feature or the stored features are not the ones computed here.
+    """
+    import xgboost
+
+    stored = json.loads(parameters)
+    if stored["features"] != list(FEATURES):
+        differing = sorted(set(stored["features"]) ^ set(FEATURES)) or ["their order"]
+        raise ValueError(
+            f"{model_name} was fitted on other features than are computed now (difference: "
+            f"{', '.join(differing)}); fit it again: dagster asset materialize --select forecast_model "
+            f"--partition {model_name.rpartition('@')[2]}"
+        )
+    gaps = table[list(FEATURES)].isna().any(axis=1)
+    if gaps.any():
+        row = table[gaps].iloc[0]
+        missing = [name for name in FEATURES if pd.isna(row[name])]
+        raise ValueError(
+            f"forecast: {row['symbol']} at {row['session']:%Y-%m-%d} has no value for {', '.join(missing)}; a "
+            "price that "
+            "does not move over the features' windows cannot be forecast: take the symbol out of TRADING_UNIVERSE"
+        )
+    model = xgboost.Booster()
+    model.load_model(bytearray(booster))
+    sigma = table[["session", "symbol"]].merge(volatility_rows, on=["session", "symbol"], how="left")
+    scale = sigma["sigma_1d"].to_numpy() * np.sqrt(stored["horizon"])
+    standardised = stored["shrinkage"] * model.predict(_matrix(xgboost, table)).astype("float64")
+    quantiles = np.asarray(stored["residual_quantiles"])
+    levels = np.linspace(0.0, 1.0, len(quantiles))
+    low, high = np.interp([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], levels, quantiles)
+    # the return is positive where the error exceeds minus the expectation
+    p_up = 1.0 - np.interp(-standardised, quantiles, levels)
+    return pd.DataFrame(
+        {
+            "session": table["session"].to_numpy(),
+            "symbol": table["symbol"].to_numpy(),
+            "horizon": np.full(len(table), stored["horizon"], dtype="int16"),
+            "expected_return": standardised * scale,
+            "lower": (standardised + low) * scale,
+            "upper": (standardised + high) * scale,
+            "p_up": p_up,
+            "confidence": np.abs(2.0 * p_up - 1.0),
+            "model": model_name,
+        }
+    ).sort_values(["session", "symbol"], ignore_index=True)
+
+
+def _train(xgboost: Any, table: pd.DataFrame) -> Any:
+    return xgboost.train(PARAMETERS, _matrix(xgboost, table, table["label"]), num_boost_round=ROUNDS)
+
+
+def _matrix(xgboost: Any, table: pd.DataFrame, label: pd.Series | None = None) -> Any:
+    values = table[list(FEATURES)].to_numpy(dtype="float32")
+    return xgboost.DMatrix(values, label=label, feature_names=list(FEATURES), nthread=1)
+
+
+def _correlation(first: pd.Series, second: pd.Series) -> float:
+    """Pearson's correlation, zero where either side does not vary."""
+    return float(first.corr(second)) if first.nunique() > 1 and second.nunique() > 1 else 0.0
+
+
+def _slope_through_zero(
+    prediction: NDArray[np.float64], label: NDArray[np.float64], sessions: pd.Series
+) -> tuple[float, float]:
+    """Slope of label on prediction without intercept, and its standard error.
+
+    Labels of one session move together and those of neighbouring sessions overlap, so errors are clustered
+    by blocks of the horizon's length (Cameron and Miller 2015, eq. 11, for one regressor).
+    """
+    square = float(np.square(prediction).sum())
+    if square == 0.0:
+        return 0.0, 0.0
+    slope = float(prediction @ label) / square
+    score = prediction * (label - slope * prediction)
+    block = pd.factorize(sessions)[0] // HORIZON
+    meat = float(np.square(np.bincount(block, weights=score)).sum())
+    return slope, float(np.sqrt(meat)) / square

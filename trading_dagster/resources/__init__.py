@@ -1,0 +1,1 @@
+"""All that touches the world: market data sources, brokers, tables, the ledger."""

@@ -1,0 +1,222 @@
+"""Columns of every table, with types, meaning and units: what is stored, and what the UI shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+DATE, TEXT, NUMBER, TIME = pa.date32(), pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
+FRACTION = "fraction of equity"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type, meaning, and whether a value may be missing."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One table.
+
+    Attributes
+    ----------
+    name : str
+        Also the asset's key.
+    key : tuple of str
+        Columns that identify a row; the first is the partition's date.
+    columns : tuple of Column
+    history : bool
+        Whether a reader gets all rows up to its session instead of its own session's.
+    revisions : bool
+        Whether a changed row is added beside the old one, told apart by `known_at`, instead of replacing it.
+    may_be_empty : bool
+        Whether a partition without rows is an answer rather than a gap.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    history: bool = False
+    revisions: bool = False
+    may_be_empty: bool = False
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The stored schema."""
+        return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
+
+    @property
+    def partition_column(self) -> str:
+        """Column that holds the partition's date."""
+        return self.key[0]
+
+
+_SESSION = Column("session", DATE, "exchange session")
+_SYMBOL = Column("symbol", TEXT, "ticker")
+_KNOWN_AT = Column(
+    "known_at", TIME, "when this revision became known; a first load counts as known at the session's close"
+)
+
+
+def _number(name: str, description: str, nullable: bool = False) -> Column:
+    return Column(name, NUMBER, description, nullable)
+
+
+def _probability(state: str) -> Column:
+    return _number(f"prob_{state}", f"probability of {state.replace('_', ' ')}")
+
+
+_TABLES = (
+    TableSchema(
+        "bars",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            _number("open", "first price as traded, currency per share", True),
+            _number("high", "highest price as traded", True),
+            _number("low", "lowest price as traded", True),
+            _number("close", "last price as traded"),
+            _number("volume", "shares traded", True),
+            Column("source", TEXT, "where the bar came from"),
+            _KNOWN_AT,
+        ),
+        history=True,
+        revisions=True,
+    ),
+    TableSchema(
+        "corporate_actions",
+        ("session", "symbol", "ex_date", "kind"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("ex_date", DATE, "first session that trades without the right"),
+            Column("kind", TEXT, "`split` or `dividend`"),
+            _number("value", "new shares per old share; cash per share as traded"),
+            Column("source", TEXT, "where the action came from"),
+            _KNOWN_AT,
+        ),
+        history=True,
+        revisions=True,
+        may_be_empty=True,
+    ),
+    TableSchema(
+        "phasing",
+        ("session", "symbol", "cycle"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("cycle", pa.int16(), "nominal period, bars"),
+            _number("period", "fitted period, bars", True),
+            _number("phase", "0 at a trough, 0.5 at a peak, in [0, 1)", True),
+            _number("amplitude", "half the swing, log price"),
+            _number("snr_db", "signal-to-noise ratio of the fit, decibels", True),
+            _number("p_value", "chance of such a cycle in a random walk, corrected for the periods tried"),
+            _number("fld", "future line of demarcation: price half a cycle ago, adjusted as of the session"),
+            Column("fld_cross", pa.int8(), "1 price crossed it upward, -1 downward, 0 not"),
+            _number("fld_target", "price that the last cross projects, adjusted as of the session", True),
+            _number("next_trough_bars", "bars to the next expected trough", True),
+        ),
+    ),
+    TableSchema(
+        "regime",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            Column("symbol", TEXT, "ticker, or MARKET for the equal-weight market"),
+            Column("regime", TEXT, "most probable state"),
+            _probability("bull_quiet"),
+            _probability("bull_volatile"),
+            _probability("bear_quiet"),
+            _probability("bear_volatile"),
+            _number("suitability", "share of the full exposure that the states suit"),
+        ),
+    ),
+    TableSchema(
+        "volatility",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            _number("sigma_1d", "standard deviation per day of the next session's log return"),
+            _number("sigma_21d", "standard deviation per day of log returns over the next 21 sessions"),
+            _number("var_95", "one-session loss not exceeded with 95 %, fraction of the position"),
+            _number("var_99", "one-session loss not exceeded with 99 %, fraction of the position"),
+            _number("es_975", "mean one-session loss in the worst 2.5 %, fraction of the position"),
+            _number("atr", "average true range of 14 sessions, price; missing without ranges", True),
+            _number("stop_distance", "distance of a stop from the close, price"),
+        ),
+    ),
+    TableSchema(
+        "forecast_model",
+        ("month",),
+        (
+            Column("month", DATE, "first day of the month that the model serves"),
+            Column("fitted_to", DATE, "last session whose prices were seen"),
+            Column("parameters", TEXT, "all but the trees, JSON"),
+            Column("artifact", pa.binary(), "the trees, XGBoost UBJSON"),
+            Column("training_rows", pa.int64(), "rows fitted, one a session and symbol"),
+            Column("metrics", TEXT, "out-of-sample figures, JSON"),
+        ),
+    ),
+    TableSchema(
+        "forecast",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("horizon", pa.int16(), "sessions ahead"),
+            _number("expected_return", "log return over the horizon"),
+            _number("lower", "lower bound of 90 % of outcomes, log return"),
+            _number("upper", "upper bound of 90 % of outcomes, log return"),
+            _number("p_up", "probability of a positive return"),
+            _number("confidence", "|2 p_up - 1|"),
+            Column("model", TEXT, "model and the month it serves"),
+        ),
+    ),
+    TableSchema(
+        "allocation",
+        ("session", "symbol"),
+        (_SESSION, _SYMBOL, _number("weight", FRACTION), Column("method", TEXT, "how it was found")),
+    ),
+    TableSchema(
+        "signals",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("action", TEXT, "`BUY`, `SELL` or `HOLD`"),
+            _number("target_weight", FRACTION + " wanted; on HOLD what is held"),
+            _number("current_weight", FRACTION + " held at the close"),
+            _number("confidence", "of the forecast behind it"),
+            Column("reason", TEXT, "why, in words"),
+        ),
+    ),
+    TableSchema(
+        "orders",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("client_order_id", TEXT, "identity at ledger and broker"),
+            Column("side", TEXT, "`buy` or `sell`"),
+            _number("quantity", "shares ordered"),
+            _number("reference_price", "close at the decision, as traded"),
+            Column("state", TEXT, "state when copied; the ledger is the truth"),
+            _number("filled_quantity", "shares"),
+            _number("average_price", "of the fills, slippage included", True),
+            _number("commission", "currency"),
+            Column("reason", TEXT, "why it was decided"),
+            Column("note", TEXT, "why it ended otherwise than filled"),
+        ),
+        may_be_empty=True,
+    ),
+)
+
+TABLES: dict[str, TableSchema] = {table.name: table for table in _TABLES}

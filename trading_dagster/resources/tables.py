@@ -1,0 +1,230 @@
+"""Tables: Delta Lake behind reads as of a session and writes that replace or add revisions.
+
+Belongs here: what is on disk or in a bucket, and how rows of a partition are swapped in one transaction.
+Does not belong here: Dagster (see `io_manager`) and the meaning of columns (see `schemas`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+
+from trading_dagster.resources.schemas import DATE, TABLES, TableSchema
+
+VERSION = "delta_version"
+"""Key in a frame's `attrs` with the Delta version that it was read at."""
+
+
+class TableError(ValueError):
+    """Rows that do not fit their table."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of the partitions written, after the write.
+    changed : int
+        Rows that were not there before in this form, plus those that went; 0 means nothing was written.
+    version : int
+        Delta version after the write.
+    """
+
+    rows: int
+    changed: int
+    version: int
+
+
+class Tables:
+    """All tables under one address.
+
+    Parameters
+    ----------
+    uri : str
+        A folder, or ``s3://``, ``gs://``, ``az://``; credentials come from the usual variables.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Tables({self.uri!r})"
+
+    def read(
+        self,
+        name: str,
+        *,
+        first: date | None = None,
+        as_of: date | None = None,
+        known_at: datetime | None = None,
+        columns: list[str] | None = None,
+    ) -> pd.DataFrame:
+        """Read rows of a table.
+
+        Parameters
+        ----------
+        name : str
+        first, as_of : date, optional
+            Bounds on the partition's date, both included.
+        known_at : datetime, optional
+            Leave out revisions that became known later; only for tables with revisions.
+        columns : list of str, optional
+
+        Returns
+        -------
+        DataFrame
+            Sorted by the table's key; dates as timestamps. Of several revisions the newest known. The Delta
+            version is in ``attrs``. A table that does not exist yet reads as empty.
+        """
+        schema = _schema(name)
+        delta = self._open(name)
+        if delta is None:
+            frame = schema.arrow.empty_table().to_pandas()
+            frame.attrs[VERSION] = None
+            return _timestamps(frame, schema)[columns or list(frame.columns)]
+        bounds: list[tuple[str, str, Any]] = []
+        if first is not None:
+            bounds.append((schema.partition_column, ">=", _date(first)))
+        if as_of is not None:
+            bounds.append((schema.partition_column, "<=", _date(as_of)))
+        if known_at is not None and schema.revisions:
+            bounds.append(("known_at", "<=", known_at))
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *schema.key]))
+        if wanted is not None and schema.revisions:
+            wanted = list(dict.fromkeys([*wanted, "known_at"]))
+        frame = delta.to_pyarrow_table(filters=bounds or None, columns=wanted).to_pandas(date_as_object=False)
+        frame = _timestamps(frame, schema)
+        if schema.revisions:
+            frame = frame.sort_values([*schema.key, "known_at"]).drop_duplicates(list(schema.key), keep="last")
+        frame = frame.sort_values(list(schema.key), ignore_index=True)
+        frame.attrs[VERSION] = delta.version()
+        return frame if columns is None else frame[columns]
+
+    def replace(self, name: str, rows: pd.DataFrame, first: date, last: date) -> Written:
+        """Make `rows` the rows of all partitions from `first` to `last`, in one transaction.
+
+        Rows that are there already in the same form are no change: then nothing is written.
+        """
+        schema = _schema(name)
+        new = _canonical(rows, schema)
+        column = schema.partition_column
+        stray = new[(new[column] < pd.Timestamp(first)) | (new[column] > pd.Timestamp(last))]
+        if len(stray):
+            raise TableError(
+                f"table {name}: {len(stray)} rows lie outside the partitions {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
+                f"such as {stray[column].iloc[0]:%Y-%m-%d}"
+            )
+        old = self.read(name, first=first, as_of=last)
+        changed = _difference(old, new)
+        delta = self._open(name)
+        if changed == 0 and delta is not None:
+            return Written(len(new), 0, delta.version())
+        # the table's first version may hold no row: a write with a predicate needs the table to be there
+        predicate = None
+        if delta is not None:
+            predicate = f"{column} >= DATE '{_date(first)}' AND {column} <= DATE '{_date(last)}'"
+        write_deltalake(self._path(name), _arrow(new, schema), mode="overwrite", predicate=predicate)
+        return Written(len(new), changed, self.version(name))
+
+    def add_revisions(self, name: str, rows: pd.DataFrame) -> Written:
+        """Add rows that are new or differ from the newest known revision; nothing is ever overwritten."""
+        schema = _schema(name)
+        new = _canonical(rows, schema)
+        column = schema.partition_column
+        old = self.read(name)
+        if len(new):
+            old = old[(old[column] >= new[column].min()) & (old[column] <= new[column].max())]
+        values = [c.name for c in schema.columns if c.name != "known_at"]
+        fresh = new[~_rows_in(new[values], old[values])]
+        delta = self._open(name)
+        if len(fresh) == 0 and delta is not None:
+            return Written(len(new), 0, delta.version())
+        write_deltalake(self._path(name), _arrow(fresh, schema), mode="append")
+        return Written(len(new), len(fresh), self.version(name))
+
+    def version(self, name: str) -> int:
+        """Delta version of a table.
+
+        Raises
+        ------
+        TableError
+            If the table does not exist.
+        """
+        delta = self._open(name)
+        if delta is None:
+            raise TableError(f"table {name} does not exist under {self.uri}; nothing was stored there yet")
+        return int(delta.version())
+
+    def _path(self, name: str) -> str:
+        if "://" not in self.uri:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+        return f"{self.uri}/{name}"
+
+    def _open(self, name: str) -> DeltaTable | None:
+        path = self._path(name)
+        return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+
+
+def _schema(name: str) -> TableSchema:
+    if name not in TABLES:
+        raise TableError(f"no table is named {name!r}; tables are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def _canonical(rows: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
+    """Check rows against the schema and bring them into stored types and order."""
+    missing = [c.name for c in schema.columns if c.name not in rows.columns]
+    unknown = [name for name in rows.columns if name not in schema.arrow.names]
+    if missing or unknown:
+        raise TableError(
+            f"table {schema.name}: columns missing: {missing or 'none'}; columns it does not have: {unknown or 'none'}"
+        )
+    for column in schema.columns:
+        empty = rows[column.name].isna()
+        if not column.nullable and empty.any():
+            at = rows.loc[empty, list(schema.key)].iloc[0].to_dict()
+            raise TableError(f"table {schema.name}: {column.name} is missing in {int(empty.sum())} rows, first at {at}")
+    double = rows.duplicated(list(schema.key))
+    if double.any():
+        at = rows.loc[double, list(schema.key)].iloc[0].to_dict()
+        raise TableError(f"table {schema.name}: {int(double.sum())} rows repeat a key, first {at}")
+    stored = _arrow(rows, schema).to_pandas(date_as_object=False)
+    return _timestamps(stored, schema).sort_values(list(schema.key), ignore_index=True)
+
+
+def _arrow(rows: pd.DataFrame, schema: TableSchema) -> pa.Table:
+    ordered = rows[schema.arrow.names]
+    return pa.Table.from_pandas(ordered, schema=schema.arrow, preserve_index=False).replace_schema_metadata(None)
+
+
+def _timestamps(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
+    """Give dates one type, whichever way they came."""
+    dates = [c.name for c in schema.columns if c.type == DATE and c.name in frame.columns]
+    return frame.assign(**{name: pd.to_datetime(frame[name]).astype("datetime64[us]") for name in dates})
+
+
+def _difference(old: pd.DataFrame, new: pd.DataFrame) -> int:
+    """Rows in one of two frames but not in the other."""
+    if len(old) == len(new) and old.equals(new):
+        return 0
+    return int((~_rows_in(new, old)).sum() + (~_rows_in(old, new)).sum())
+
+
+def _rows_in(rows: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Whether each row stands in the other frame, missing values being equal to each other."""
+    ours = pd.util.hash_pandas_object(rows, index=False)
+    theirs = pd.util.hash_pandas_object(others, index=False)
+    return ours.isin(theirs)
+
+
+def _date(value: date) -> date:
+    return value.date() if isinstance(value, datetime) else value

@@ -1,0 +1,57 @@
+"""Schedules: the daily run after each session's close, the training at the start of each month."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import pandas as pd
+
+from trading_dagster.calendar import SessionCalendar, SessionError, month_key
+from trading_dagster.jobs import daily_job, training_job
+from trading_dagster.resources.market_data import MarketDataSource
+
+
+def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition]:
+    """Build the schedules in the exchange's time zone.
+
+    Dagster's own schedule of a partitioned job would run Friday's key on Saturday, and a key on holidays.
+    """
+
+    @dg.schedule(
+        name="daily_schedule",
+        job=daily_job,
+        cron_schedule="30 17 * * *",
+        execution_timezone=calendar.timezone,
+        description="Every session at 17:30 exchange time, for that session.",
+    )
+    def daily_schedule(
+        context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[MarketDataSource]
+    ) -> dg.RunRequest | dg.SkipReason:
+        now = pd.Timestamp(context.scheduled_execution_time).tz_convert(calendar.timezone)
+        try:
+            session = calendar.closed(now.date(), now.to_pydatetime())
+        except SessionError as error:
+            return dg.SkipReason(str(error))
+        if source.last_session is not None and session.date() > source.last_session:
+            return dg.SkipReason(
+                f"the source {source.name} ends at {source.last_session}; set TRADING_SOURCE to one that goes on"
+            )
+        key = f"{session:%Y-%m-%d}"
+        return dg.RunRequest(run_key=key, partition_key=key)
+
+    @dg.schedule(
+        name="training_schedule",
+        job=training_job,
+        cron_schedule="0 6 1 * *",
+        execution_timezone=calendar.timezone,
+        description="On the first of each month at 06:00 exchange time, before its first session.",
+    )
+    def training_schedule(
+        context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[MarketDataSource]
+    ) -> dg.RunRequest | dg.SkipReason:
+        now = pd.Timestamp(context.scheduled_execution_time).tz_convert(calendar.timezone)
+        if source.last_session is not None and now.date() > source.last_session:
+            return dg.SkipReason(f"the source {source.name} ends at {source.last_session}")
+        key = month_key(now)
+        return dg.RunRequest(run_key=key, partition_key=key)
+
+    return [daily_schedule, training_schedule]

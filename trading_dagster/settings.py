@@ -1,0 +1,144 @@
+"""Every environment variable of the project, typed, in one place.
+
+Nothing else in the package reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trading_dagster.policy import PolicyMode
+
+SAMPLE_SYMBOLS = (
+    "AAPL", "AMD", "BAC", "BBY", "CVX", "GE", "HD", "JNJ", "JPM", "KO",
+    "LLY", "MRK", "MSFT", "PEP", "PFE", "PG", "RRC", "UNH", "WMT", "XOM",
+)  # fmt: skip
+"""The 20 symbols of the embedded sample, which are the default universe."""
+
+MARKET_SYMBOL = "MARKET"
+"""Row name of the equal-weight market; no exchange lists a six-letter ticker."""
+
+
+class SettingsError(ValueError):
+    """An environment variable that is not known, or whose value cannot be used."""
+
+
+def _variable(name: str) -> AliasChoices:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """What the environment says; the field's alias is the variable's name."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    data_dir: Path = Field(Path(".trading"), validation_alias=_variable("TRADING_DATA_DIR"))
+    tables_uri: str = Field("", validation_alias=_variable("TRADING_TABLES_URI"))
+    ledger_url: str = Field("", validation_alias=_variable("TRADING_LEDGER_URL"), repr=False)
+    calendar: str = Field("XNYS", validation_alias=_variable("TRADING_CALENDAR"))
+
+    source: Literal["sample", "files"] = Field("sample", validation_alias=_variable("TRADING_SOURCE"))
+    files_dir: Path | None = Field(None, validation_alias=_variable("TRADING_FILES_DIR"))
+    universe: Annotated[tuple[str, ...], NoDecode] = Field(
+        SAMPLE_SYMBOLS, validation_alias=_variable("TRADING_UNIVERSE")
+    )
+    policy: PolicyMode = Field("abort", validation_alias=_variable("TRADING_POLICY"))
+
+    broker: Literal["simulated"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))
+    dry_run: bool = Field(
+        True,
+        validation_alias=_variable("TRADING_DRY_RUN"),
+        description="Concerns real brokers only; the simulated one risks nothing and always trades.",
+    )
+    strategy: str = Field("main", pattern=r"^[a-z0-9_]{1,24}$", validation_alias=_variable("TRADING_STRATEGY"))
+    initial_cash: Decimal = Field(
+        Decimal(100_000), gt=0, decimal_places=2, validation_alias=_variable("TRADING_INITIAL_CASH")
+    )
+    commission_rate: Decimal = Field(
+        Decimal("0.0001"), ge=0, lt=Decimal("0.1"), validation_alias=_variable("TRADING_COMMISSION_RATE")
+    )
+    slippage_rate: Decimal = Field(
+        Decimal("0.0005"), ge=0, lt=Decimal("0.1"), validation_alias=_variable("TRADING_SLIPPAGE_RATE")
+    )
+
+    max_weight: float = Field(0.10, gt=0, le=1, validation_alias=_variable("TRADING_MAX_WEIGHT"))
+    max_gross: float = Field(0.98, gt=0, le=1, validation_alias=_variable("TRADING_MAX_GROSS"))
+    volatility_target: float = Field(0.12, gt=0, le=1, validation_alias=_variable("TRADING_VOLATILITY_TARGET"))
+    risk_aversion: float = Field(3.0, gt=0, validation_alias=_variable("TRADING_RISK_AVERSION"))
+    no_trade_band: float = Field(0.01, ge=0, lt=1, validation_alias=_variable("TRADING_NO_TRADE_BAND"))
+
+    @field_validator("universe", mode="before")
+    @classmethod
+    def _read_universe(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        path = Path(value)
+        if path.suffix or "/" in value or path.is_file():
+            if not path.is_file():
+                raise ValueError(f"TRADING_UNIVERSE names the file {value!r}, which does not exist")
+            value = path.read_text(encoding="utf-8").replace("\n", ",")
+        return tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if not self.universe:
+            raise ValueError("TRADING_UNIVERSE is empty; name at least one symbol, or unset it for the sample's 20")
+        if MARKET_SYMBOL in self.universe:
+            raise ValueError(
+                f"TRADING_UNIVERSE holds {MARKET_SYMBOL!r}, the name kept for the equal-weight market; leave it out"
+            )
+        if self.source == "files" and self.files_dir is None:
+            raise ValueError("TRADING_SOURCE=files needs TRADING_FILES_DIR, the folder of SYMBOL.csv or .parquet files")
+        return self
+
+    @property
+    def resolved_tables_uri(self) -> str:
+        """Where the Delta tables are."""
+        return self.tables_uri or str(self.data_dir.absolute() / "tables")
+
+    @property
+    def resolved_ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.ledger_url or f"sqlite:///{self.data_dir.absolute() / 'ledger.db'}"
+
+
+def known_variables() -> list[str]:
+    """Names of all variables that `Settings` reads."""
+    names: list[str] = []
+    for field in Settings.model_fields.values():
+        assert isinstance(field.validation_alias, AliasChoices)
+        names += [str(choice) for choice in field.validation_alias.choices]
+    return names
+
+
+def load_settings() -> Settings:
+    """Read the environment and, where there is one, the file ``.env`` in the current folder.
+
+    Raises
+    ------
+    SettingsError
+        If a ``TRADING_`` variable is unknown (a typing error would else go unnoticed) or a value is not
+        acceptable.
+    """
+    known = known_variables()
+    for name in os.environ:
+        if name.startswith("TRADING_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+            raise SettingsError(f"{name} is not a setting of this version{hint}")
+    try:
+        return Settings(_env_file=".env")  # type: ignore[call-arg]  # pydantic-settings adds it at run time
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            + (f" (found {problem['input']!r})" if problem["loc"] else "")
+            for problem in error.errors()
+        ]
+        raise SettingsError("settings that cannot be used:\n  " + "\n  ".join(lines)) from error
