@@ -23,8 +23,7 @@ run: .venv/.run
 	@$(BIN)/trading run --from $(FROM) --to $(TO)
 
 ui: .venv/.run
-	@mkdir -p "$(DAGSTER_HOME)"
-	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
+	@$(BIN)/trading ui
 
 test: .venv/.dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e"
@@ -59,15 +58,19 @@ clean:
 	@echo "setting up .venv (once; downloads about 250 MB)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@printf '%s\n' "" "# added by make: Dagster's home, and the module for the one subcommand that does not read pyproject.toml" \
+		'export DAGSTER_HOME="$${DAGSTER_HOME:-$(CURDIR)/.trading/dagster}"; mkdir -p "$$DAGSTER_HOME"' \
+		'dagster() { if [ "$${1-}" = asset ]; then DAGSTER_MODULE_NAME=trading_dagster.definitions command dagster "$$@";' \
+		'  else command dagster "$$@"; fi; }' >> .venv/bin/activate
 	@touch $@
 
 # the runtime alone, unless the developer's tools, which hold it, are there already
 .venv/.run: requirements.lock pyproject.toml | .venv/.uv
 	@if [ -e .venv/.dev ]; then $(MAKE) --no-print-directory .venv/.dev; \
-	else $(UV) pip sync --quiet requirements.lock && $(UV) pip install --quiet --no-deps --editable .; fi
+	else $(UV) pip sync --quiet --compile-bytecode requirements.lock && $(UV) pip install --quiet --no-deps --editable .; fi
 	@touch $@
 
 .venv/.dev: requirements-dev.lock requirements.lock pyproject.toml | .venv/.uv
-	@$(UV) pip sync --quiet requirements-dev.lock
+	@$(UV) pip sync --quiet --compile-bytecode requirements-dev.lock
 	@$(UV) pip install --quiet --no-deps --editable .
 	@touch $@

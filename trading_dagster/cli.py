@@ -39,10 +39,15 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INSTANCE_SETTINGS = """\
 # Written once by `trading`; yours to change.
+nux:
+  enabled: false
 telemetry:
   enabled: false
 run_retries:
   enabled: false
+concurrency:
+  runs:
+    max_concurrent_runs: 1  # an account passes its sessions in order
 """
 
 
@@ -83,6 +88,21 @@ def summary(session: str | None) -> None:
         at = newest if session is None else session_calendar(settings.calendar).session(session)
         assert at is not None
         _print_summary(_summary(settings, at))
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1.")
+def ui(port: int) -> None:
+    """Serve the Dagster UI with its daemon, on this machine only."""
+    with _user_errors():
+        _prepare_home(load_settings())
+    dagster = Path(sys.executable).with_name("dagster")
+    # the superseding `dg dev` is a package of its own for a project layout that this one does not use
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    os.execv(  # noqa: S606  # the command is ours, and there is no shell
+        dagster, [str(dagster), "dev", "--module-name", "trading_dagster.definitions", "--host", "127.0.0.1",
+                  "--port", str(port)]
+    )  # fmt: skip
 
 
 @contextmanager
@@ -321,7 +341,9 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     )
     console.print(f"  buy and hold    {held:,.2f} ({held / first - 1:+.2%}), equal weights, same sessions and costs")
 
-    signals = Table(box=None, padding=(0, 1), title="Signals, largest change first", title_justify="left")
+    signals = Table(
+        box=None, padding=(0, 1), title="Signals: what to do first, then what is held", title_justify="left"
+    )
     for column, right in (("", False), ("action", False), ("held", True), ("wanted", True), ("why", False)):
         signals.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
     for row in day.signals.head(8).itertuples():
@@ -335,6 +357,9 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     _print_orders("Orders decided at this close, for the next open", day.orders, filled=False)
     _print_orders("Filled in this session", day.fills, filled=True)
 
+    console.print(
+        f"  account so far  {day.order_count} orders, {day.fill_count} filled, {day.commission:,.2f} commission"
+    )
     passed, verdicts = day.verdicts
     console.print(f"  data policy     {passed} of {verdicts} stage verdicts of this session passed")
     if outcome is not None:

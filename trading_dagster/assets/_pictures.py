@@ -59,6 +59,7 @@ def phasing_picture(history_value: pd.Series, rows: pd.DataFrame, displaced: pd.
         left.plot(history_value.index, history_value, color=BLUE, lw=1.2, label=str(history_value.name))
         left.plot(displaced.index, displaced, color=ORANGE, lw=1.0, ls="--", label="FLD 40")
         left.legend(fontsize=7, frameon=False)
+        left.tick_params(axis="x", rotation=30)
         _plain(left, "price as adjusted at the session")
         wheel = figure.add_subplot(1, 2, 2, projection="polar")
         wheel.set_theta_zero_location("S")  # type: ignore[attr-defined]  # polar axes only
@@ -93,7 +94,7 @@ def regime_picture(market: pd.DataFrame, rows: pd.DataFrame, market_symbol: str)
         else:
             axes[1].bar([s.removeprefix("prob_") for s in states], market[states].iloc[0], color=colours)
             axes[1].tick_params(axis="x", rotation=20)
-        _plain(axes[1], f"{market_symbol}: bull quiet (green) to bear volatile (red)")
+        _plain(axes[1], f"{market_symbol}: bull (green) to bear (red)")
 
     return draw
 

@@ -100,7 +100,7 @@ def stage_output(
     stopwatch: Stopwatch,
     *,
     inputs: Mapping[str, pd.DataFrame],
-    figures: Callable[[pd.DataFrame], Mapping[str, float | int | str]],
+    figures: Callable[[str, pd.DataFrame], Mapping[str, float | int | str]],
     picture: Picture | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dg.Output[pd.DataFrame]:
@@ -113,7 +113,7 @@ def stage_output(
     inputs : mapping of str to DataFrame
         Frames that were read; their Delta versions are recorded.
     figures : callable
-        From one partition's rows to the figures that a person would chart over time.
+        From one partition's key and rows to the figures that a person would chart over time.
     picture : callable, optional
         Draws onto a matplotlib figure; attached to the newest partition.
     facts : mapping, optional
@@ -124,7 +124,7 @@ def stage_output(
     by_key = dict(tuple(rows.groupby(rows[column].dt.strftime("%Y-%m-%d"))))
     for key in keys:
         part = by_key.get(key, rows.iloc[:0])
-        context.add_asset_metadata({"dagster/row_count": len(part), **figures(part)}, partition_key=key)
+        context.add_asset_metadata({"dagster/row_count": len(part), **figures(key, part)}, partition_key=key)
     if picture is not None and len(rows):
         context.add_asset_metadata({"picture": png_markdown(picture)}, partition_key=keys[-1])
     return dg.Output(

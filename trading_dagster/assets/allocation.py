@@ -65,7 +65,7 @@ def allocation(
         rows,
         stopwatch,
         inputs={"bars": bars, "regime": regime, "volatility": volatility, "forecast": forecast},
-        figures=lambda part: {
+        figures=lambda _, part: {
             "gross": float(part["weight"].sum()),
             "largest_weight": float(part["weight"].max()),
             "positions": int((part["weight"] > 0).sum()),

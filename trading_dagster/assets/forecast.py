@@ -73,7 +73,7 @@ def forecast_model(
         pd.DataFrame(rows),
         stopwatch,
         inputs={"bars": bars, "corporate_actions": corporate_actions},
-        figures=lambda part: {
+        figures=lambda _, part: {
             "fitted_to": f"{part['fitted_to'].iloc[0]:%Y-%m-%d}",
             **json.loads(part["metrics"].iloc[0]),
         },
@@ -128,7 +128,7 @@ def forecast(
             "volatility": volatility,
             "forecast_model": forecast_model,
         },
-        figures=lambda part: {
+        figures=lambda _, part: {
             "mean_expected_return": float(part["expected_return"].mean()),
             "largest_expected_return": float(part["expected_return"].max()),
             "mean_confidence": float(part["confidence"].mean()),

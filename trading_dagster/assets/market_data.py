@@ -46,7 +46,7 @@ def corporate_actions(
         rows,
         stopwatch,
         inputs={},
-        figures=lambda part: {"actions": len(part)},
+        figures=lambda _, part: {"actions": len(part)},
         facts={"source": source.name},
     )
 
@@ -85,7 +85,7 @@ def bars(
         rows,
         stopwatch,
         inputs={},
-        figures=lambda part: {"symbols": int(part["symbol"].nunique())},
+        figures=lambda _, part: {"symbols": int(part["symbol"].nunique())},
         facts={
             "source": source.name,
             "rows_fetched": len(rows),

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from trading_dagster.assets._pictures import equity_picture, png_markdown
+from trading_dagster.assets._pictures import equity_picture
 from trading_dagster.assets._stage import CALENDAR, Stopwatch, partition_sessions, stage, stage_output
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.execution.accounting import market_sessions
@@ -93,17 +93,17 @@ def orders(
         rows,
         stopwatch,
         inputs={"bars": bars, "signals": signals},
-        figures=lambda part: {
+        figures=lambda key, part: {
             "orders": len(part),
             "ordered_amount": float((part["quantity"] * part["reference_price"]).sum()),
+            "equity": float(equity[key]),
+            "equal_weight_buy_and_hold": float(benchmark[key]),
         },
+        picture=equity_picture(equity, benchmark),
         facts={
             "orders_planned": planned,
             "orders_submitted": submitted,
             "sessions_decided_before": decided_before,
-            "equity": float(equity.iloc[-1]),
-            "equal_weight_buy_and_hold": float(benchmark.iloc[-1]),
-            "equity_curve": png_markdown(equity_picture(equity, benchmark)),
         },
     )
 

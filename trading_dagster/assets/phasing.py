@@ -47,7 +47,7 @@ def phasing(
         rows,
         stopwatch,
         inputs={"bars": bars, "corporate_actions": corporate_actions},
-        figures=lambda part: {
+        figures=lambda _, part: {
             "significant_cycles": float((part["p_value"] < SIGNIFICANT).mean()),
             "crosses_up": int((part["fld_cross"] == 1).sum()),
             "crosses_down": int((part["fld_cross"] == -1).sum()),

@@ -43,7 +43,7 @@ def regime(
         rows,
         stopwatch,
         inputs={"bars": bars, "corporate_actions": corporate_actions},
-        figures=lambda part: {
+        figures=lambda _, part: {
             "market_regime": str(_market(part)["regime"]),
             "market_suitability": float(_market(part)["suitability"]),
             "symbols_in_bull": int(part["regime"].str.startswith("bull").sum()),

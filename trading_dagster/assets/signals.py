@@ -92,7 +92,7 @@ def signals(
             "forecast": forecast,
             "allocation": allocation,
         },
-        figures=lambda part: {
+        figures=lambda _, part: {
             "buys": int((part["action"] == "BUY").sum()),
             "sells": int((part["action"] == "SELL").sum()),
             "turnover": float((part["target_weight"] - part["current_weight"]).abs().sum()),

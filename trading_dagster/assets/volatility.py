@@ -41,7 +41,7 @@ def volatility(
         rows,
         stopwatch,
         inputs={"bars": bars, "corporate_actions": corporate_actions},
-        figures=lambda part: {
+        figures=lambda _, part: {
             "median_sigma_1d": float(part["sigma_1d"].median()),
             "largest_var_99": float(part["var_99"].max()),
         },

@@ -30,7 +30,7 @@ class DaySummary:
     suitability : float
         Share of the full exposure that the regime suits.
     signals : DataFrame
-        Of the session, largest change of weight first.
+        Of the session: what is to be done first, largest change first, then what is held.
     orders : DataFrame
         Decided at the session's close.
     fills : DataFrame
@@ -42,6 +42,10 @@ class DaySummary:
     cash : float
     max_drawdown : float
         Deepest fall from a high, as a negative fraction.
+    order_count, fill_count : int
+        Orders of the account up to the session, and how many of them were filled, at least in part.
+    commission : float
+        Paid for them, currency.
     verdicts : tuple of int
         Data-policy verdicts of the session that passed, and all.
     """
@@ -56,6 +60,9 @@ class DaySummary:
     benchmark: pd.Series
     cash: float
     max_drawdown: float
+    order_count: int
+    fill_count: int
+    commission: float
     verdicts: tuple[int, int]
 
 
@@ -76,26 +83,28 @@ def day_summary(settings: Settings, tables: Tables, ledger: Ledger, session: pd.
     market = tables.read("regime", first=session, as_of=session).set_index("symbol").loc[MARKET_SYMBOL]
     history = price_history(tables.read("bars", as_of=session), tables.read("corporate_actions", as_of=session))
     costs = float(settings.commission_rate + settings.slippage_rate)
-    # the first session only decides; money is at work from the second one on, for the benchmark as well
-    at_work = pd.DatetimeIndex(curve.index[1:])
-    initial = float(curve["equity"].iloc[0])
-    benchmark = pd.Series([initial], index=curve.index[:1])
-    if len(at_work):
-        held = equal_weight_buy_and_hold(history.select(settings.universe), at_work, initial, costs)
-        benchmark = pd.concat([benchmark, held])
+    benchmark = equal_weight_buy_and_hold(
+        history.select(settings.universe), pd.DatetimeIndex(curve.index), float(curve["equity"].iloc[0]), costs
+    )
     before = [s.date() for s in curve.index[-2:-1]]
+    all_orders = ledger.order_table(settings.strategy, [s.date() for s in curve.index])
     earlier = ledger.order_table(settings.strategy, before)
-    change = (signals["target_weight"] - signals["current_weight"]).abs()
+    ordered = signals.assign(
+        acts=signals["action"] != "HOLD", change=(signals["target_weight"] - signals["current_weight"]).abs()
+    ).sort_values(["acts", "change", "current_weight"], ascending=False)
     return DaySummary(
         session=session.date(),
         regime=str(market["regime"]),
         suitability=float(market["suitability"]),
-        signals=signals.assign(change=change).sort_values(["change", "confidence"], ascending=False),
+        signals=ordered.drop(columns=["acts", "change"]),
         orders=ledger.order_table(settings.strategy, [session.date()]),
         fills=earlier[earlier["filled_quantity"] > 0],
         equity=curve["equity"],
         benchmark=benchmark,
         cash=float(curve["cash"].iloc[-1]),
         max_drawdown=float(drawdown(curve["equity"]).min()),
+        order_count=len(all_orders),
+        fill_count=int((all_orders["filled_quantity"] > 0).sum()),
+        commission=float(all_orders["commission"].sum()),
         verdicts=ledger.count_verdicts([session.date()]),
     )

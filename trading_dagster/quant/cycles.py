@@ -97,11 +97,9 @@ def _fit_cycle(history: PriceHistory, sessions: pd.DatetimeIndex, cycle: int) ->
     designs = [_design(period, window) for period in _candidate_periods(cycle)]
     names = ("period", "phase", "amplitude", "snr_db", "p_value")
     fitted = {name: np.full((len(at), len(history.symbols)), np.nan) for name in names}
-    enough = np.asarray(at >= window - 1)
-    for column, symbol in enumerate(history.symbols):
+    enough = np.flatnonzero(at >= window - 1)
+    for column, symbol in enumerate(history.symbols if len(enough) else []):
         values = log_price[symbol].to_numpy()
-        if not enough.any():
-            break
         windows = sliding_window_view(values, window)[at[enough] - window + 1]
         for name, result in _fit_windows(windows, designs).items():
             fitted[name][enough, column] = result
@@ -135,7 +133,7 @@ def _fit_windows(windows: Floats, designs: list[_Design]) -> dict[str, Floats]:
 
     Windows with a missing value, or without any movement, yield missing values and a p-value of 1.
     """
-    complete = np.isfinite(windows).all(axis=1)
+    complete: NDArray[np.bool_] = np.all(np.isfinite(windows), axis=1)
     # centred on its last value each window is of the size of its own moves, whatever the price level
     centred = np.where(complete[:, None], windows - windows[:, -1:], 0.0)
     total = np.einsum("ij,ij->i", centred, centred)

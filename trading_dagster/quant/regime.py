@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from trading_dagster.quant.prices import PriceHistory, long_rows
 
@@ -47,8 +48,6 @@ def regime(history: PriceHistory, sessions: pd.DatetimeIndex, market_symbol: str
     its median of the last 252 bars; the logarithm of a deviation from m normal returns has standard error
     ``1 / sqrt(2 m)``, which scales it to a probability likewise. The two are taken as independent.
     """
-    from scipy.special import ndtr  # a quarter of a second, which reading the definitions need not take
-
     value = _with_market(history, market_symbol)
     log_value = np.log(value)
     log_return = log_value.diff()

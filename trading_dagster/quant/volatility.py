@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from trading_dagster.quant.prices import PriceHistory, long_rows
 
@@ -77,8 +78,6 @@ def value_at_risk(sigma: pd.DataFrame, probability: float) -> pd.DataFrame:
 
 def expected_shortfall(sigma: pd.DataFrame, probability: float) -> pd.DataFrame:
     """Mean loss fraction beyond the `probability` quantile, log returns being N(0, sigma^2)."""
-    from scipy.special import ndtr  # a quarter of a second, which reading the definitions need not take
-
     quantile = NormalDist().inv_cdf(probability)
     tail = (-quantile - sigma).apply(ndtr)
     return 1.0 - np.exp(sigma**2 / 2.0) * tail / (1.0 - probability)

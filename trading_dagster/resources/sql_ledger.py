@@ -376,7 +376,7 @@ def _order_frame(orders: Sequence[OrderRow], fills: Sequence[FillRow]) -> pd.Dat
         key = fill.client_order_id
         spent[key] = spent.get(key, Decimal(0)) + fill.quantity * fill.price
         commission[key] = commission.get(key, Decimal(0)) + fill.commission
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         [
             {
                 "session": pd.Timestamp(o.session),
@@ -401,3 +401,5 @@ def _order_frame(orders: Sequence[OrderRow], fills: Sequence[FillRow]) -> pd.Dat
             "filled_quantity", "average_price", "commission", "reason", "note",
         ],
     )  # fmt: skip
+    # without orders, too, the columns have their types
+    return frame.astype({"session": "datetime64[us]"})
