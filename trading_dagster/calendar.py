@@ -121,7 +121,7 @@ class SessionCalendar:
         """Build one partition a session, key ``YYYY-MM-DD``; weekday holidays are excluded by date."""
         weekdays = [day for day, open_ in enumerate(self._calendar.weekmask) if open_ == "1"]
         days = pd.date_range(self.sessions[0], self.sessions[-1], freq="D")
-        holidays = days[days.weekday.isin(weekdays)].difference(self.sessions)
+        holidays = days[days.day_of_week.isin(weekdays)].difference(self.sessions)
         return dg.TimeWindowPartitionsDefinition(
             start=self.sessions[0].to_pydatetime(),
             fmt="%Y-%m-%d",

@@ -74,14 +74,14 @@ def orders(
             market,
             decisions[at]["target_weight"].to_dict(),
             decisions[at]["reason"].to_dict(),
-            context.run_id,
+            context.run.run_id,
         )
         planned += trades.planned
         submitted += trades.submitted
         decided_before += trades.decided_before
     context.log.info(f"orders: {planned} planned, {submitted} submitted, {decided_before} sessions decided before")
     rows = ledger.order_table(settings.strategy, [session.date() for session in sessions])
-    equity = ledger.equity_curve(settings.strategy)["equity"]
+    equity = ledger.equity_curve(settings.strategy)["equity"].loc[: sessions[-1]]
     benchmark = equal_weight_buy_and_hold(
         history.select(settings.universe),
         pd.DatetimeIndex(equity.index),

@@ -102,13 +102,13 @@ class DataPolicyGuard:
         """
         violations, allowed = evaluate(asset, close, self.universe, sessions)
         if violations:
-            self._record(violations, context.run_id)
+            self._record(violations, context.run.run_id)
             for violation in violations:
                 context.log.warning(violation.message)
         left = bool(allowed.any(axis=1).all())
         passed = not violations or (self.mode == "exclude" and left)
         excluded = sorted({violation.symbol for violation in violations})
-        self.ledger.record_verdicts(asset, [s.date() for s in sessions], passed, excluded, context.run_id)
+        self.ledger.record_verdicts(asset, [s.date() for s in sessions], passed, excluded, context.run.run_id)
         yield dg.AssetCheckResult(
             passed=passed and not violations,
             check_name=CHECK_NAME,

@@ -24,6 +24,9 @@ PERIOD_RANGE = (0.75, 1.35)
 
 PERIODS_TRIED = 13
 
+BLOCK = 64
+"""Rows of one matrix product; a multiple of every BLAS kernel's own block."""
+
 Floats = NDArray[np.float64]
 
 
@@ -137,11 +140,11 @@ def _fit_windows(windows: Floats, designs: list[_Design]) -> dict[str, Floats]:
     # centred on its last value each window is of the size of its own moves, whatever the price level
     centred = np.where(complete[:, None], windows - windows[:, -1:], 0.0)
     total = np.einsum("ij,ij->i", centred, centred)
-    residual = np.stack([total - np.square(centred @ design.basis).sum(axis=1) for design in designs], axis=1)
+    residual = total[:, None] - _explained(centred, [design.basis for design in designs])
     best = residual.argmin(axis=1)
     rss = np.maximum(residual[np.arange(len(best)), best], 0.0)
-    coefficients = np.stack([centred @ design.solve.T for design in designs], axis=1)
-    cosine, sine = coefficients[np.arange(len(best)), best].T
+    coefficients = _product(centred, np.concatenate([design.solve for design in designs]).T)
+    cosine, sine = coefficients.reshape(len(best), len(designs), 2)[np.arange(len(best)), best].T
     returns = np.diff(centred, axis=1)
     moving = complete & (np.abs(returns).max(axis=1) > 0)
 
@@ -169,13 +172,31 @@ def _return_p_value(returns: Floats, best: NDArray[np.intp], designs: list[_Desi
     total = np.einsum("ij,ij->i", returns, returns)
     mean = np.square(returns.sum(axis=1)) / returns.shape[1]
     without = total - mean
-    explained = np.stack([np.square(returns @ design.return_basis).sum(axis=1) for design in designs], axis=1)
+    explained = _explained(returns, [design.return_basis for design in designs])
     remaining = total - explained[np.arange(len(best)), best]
     freedom = returns.shape[1] - 3
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(without > 0, np.clip(remaining / without, 0.0, 1.0), 1.0)
     single = ratio ** (freedom / 2.0)
     return -np.expm1(len(designs) * np.log1p(-np.minimum(single, 1.0 - 1e-16)))
+
+
+def _explained(rows: Floats, bases: list[Floats]) -> Floats:
+    """Sum of squares of each row (n, W) that each orthonormal basis explains; shape (n, len(bases))."""
+    projected = _product(rows, np.concatenate(bases, axis=1))
+    return np.square(projected).reshape(len(rows), len(bases), -1).sum(axis=2)
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """``rows @ matrix`` whose every row has the same bits whatever other rows there are.
+
+    BLAS chooses its kernels by the shape, and they differ in the last bits. A session computed alone must equal
+    the same session in a range, so all products are of one shape.
+    """
+    whole = np.zeros((-(-len(rows) // BLOCK) * BLOCK, rows.shape[1]))
+    whole[: len(rows)] = rows
+    blocks = [whole[start : start + BLOCK] @ matrix for start in range(0, len(whole), BLOCK)]
+    return np.concatenate(blocks)[: len(rows)] if blocks else np.empty((0, matrix.shape[1]))
 
 
 def _future_line(history: PriceHistory, cycle: int) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,129 @@
+"""The data policy in real runs: a symbol with too few bars, in both modes, and what is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+from sqlalchemy import select
+
+from tests.conftest import Installation, make_installation, write_prices
+from trading_dagster.resources.ledger_models import PolicyVerdictRow, PolicyViolationRow
+
+SESSION = "2022-12-28"
+
+
+def with_young(folder: Path, closes: pd.DataFrame, bars: int, policy: str = "abort") -> Installation:
+    """Three old symbols, and YOUNG with the given number of bars up to the last session."""
+    prices = closes[["JNJ", "KO", "XOM"]].copy()
+    prices["YOUNG"] = closes["AAPL"].iloc[-bars:]
+    return make_installation(
+        folder,
+        source="files",
+        files_dir=write_prices(folder / "prices", prices),
+        universe=("JNJ", "KO", "XOM", "YOUNG"),
+        policy=policy,
+        max_weight=0.4,
+    )
+
+
+def violations(made: Installation) -> list[tuple[str, str, int, int, str]]:
+    with made.ledger.transaction() as db:
+        found = db.scalars(select(PolicyViolationRow).order_by(PolicyViolationRow.id)).all()
+        return [(v.component, v.symbol, v.bars_found, v.bars_needed, v.mode) for v in found]
+
+
+def log_lines(made: Installation) -> list[str]:
+    return (made.settings.data_dir / "logs" / "policy_violations.log").read_text().splitlines()
+
+
+def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    made = with_young(tmp_path, sample_closes, bars=1000)
+    outcome = made.run(SESSION)
+    assert not outcome.success
+    assert set(outcome.failures) == {"phasing"}
+    assert "phasing: YOUNG has 1000 bars from 2000-01-01 to 2022-12-28; 1500 are needed" in outcome.failures["phasing"]
+    # what has enough still materialises, what rests on the failed stage does not
+    assert outcome.succeeded == {"bars", "corporate_actions", "regime", "volatility"}
+    assert made.count("orders") == 0
+    assert violations(made) == [("phasing", "YOUNG", 1000, 1500, "abort")]
+    assert len(log_lines(made)) == 1
+    assert "YOUNG has 1000 bars" in log_lines(made)[0]
+    failed = [check for check in outcome.checks if not check.passed]
+    assert [(c.asset_key.to_user_string(), c.severity) for c in failed] == [("phasing", dg.AssetCheckSeverity.ERROR)]
+
+
+@pytest.mark.parametrize("stage", ["regime", "volatility"])
+def test_a_stage_with_enough_bars_materialises_alone(tmp_path: Path, sample_closes: pd.DataFrame, stage: str) -> None:
+    made = with_young(tmp_path, sample_closes, bars=1000)
+    assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
+    assert made.run(SESSION, assets=[stage]).failures == {}
+    assert "YOUNG" in set(made.tables.read(stage)["symbol"])
+
+
+def test_the_policy_cannot_be_bypassed_by_materialising_one_asset_alone(
+    tmp_path: Path, sample_closes: pd.DataFrame
+) -> None:
+    made = with_young(tmp_path, sample_closes, bars=1000)
+    assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
+    outcome = made.run(SESSION, assets=["phasing"])
+    assert "1500 are needed" in outcome.failures["phasing"]
+    assert "phasing" not in made.stored()
+
+
+def test_300_bars_stop_volatility_too_but_not_regime(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    made = with_young(tmp_path, sample_closes, bars=300)
+    outcome = made.run(SESSION)
+    assert set(outcome.failures) == {"phasing", "volatility"}
+    assert (
+        "volatility: YOUNG has 300 bars from 2000-01-01 to 2022-12-28; 500 are needed" in outcome.failures["volatility"]
+    )
+    assert outcome.succeeded == {"bars", "corporate_actions", "regime"}
+    assert made.count("orders") == 0
+
+
+def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    made = with_young(tmp_path, sample_closes, bars=1000, policy="exclude")
+    made.train("2022-12-01", "2022-11-30")
+    outcome = made.run(SESSION)
+    assert outcome.success, outcome.failures
+    warned = {c.asset_key.to_user_string() for c in outcome.checks if not c.passed}
+    assert warned == {"phasing", "forecast", "allocation", "signals", "orders"}
+    assert {c.severity for c in outcome.checks if not c.passed} == {dg.AssetCheckSeverity.WARN}
+    assert "YOUNG" in set(made.tables.read("regime")["symbol"])
+    for stage in ("phasing", "forecast", "allocation", "signals"):
+        assert set(made.tables.read(stage)["symbol"]) == {"JNJ", "KO", "XOM"}
+    assert ("phasing", "YOUNG", 1000, 1500, "exclude") in violations(made)
+
+
+def test_orders_are_held_back_by_an_upstream_verdict(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    made = make_installation(tmp_path, universe=("JNJ", "KO", "XOM"), max_weight=0.4)
+    made.train("2022-12-01", "2022-11-30")
+    assert made.run(SESSION, job="research_backfill").failures == {}
+    with made.ledger.transaction() as db:
+        db.get_one(PolicyVerdictRow, ("volatility", pd.Timestamp(SESSION).date())).passed = False
+        db.delete(db.get_one(PolicyVerdictRow, ("regime", pd.Timestamp(SESSION).date())))
+    # a run of the orders alone: no blocking check of another run guards it
+    outcome = made.run(SESSION, assets=["orders"])
+    assert "data policy failed for volatility, was not evaluated for regime" in outcome.failures["orders"]
+    assert made.count("orders") == 0
+    assert made.run(SESSION, job="research_backfill").failures == {}
+    assert made.run(SESSION, assets=["orders"]).failures == {}
+    assert made.count("orders") > 0
+
+
+def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    prices = sample_closes[["JNJ", "KO"]].copy()
+    prices.loc["2022-12-20":, "KO"] = None
+    made = make_installation(
+        tmp_path,
+        source="files",
+        files_dir=write_prices(tmp_path / "prices", prices),
+        universe=("JNJ", "KO"),
+        max_weight=0.5,
+    )
+    outcome = made.run(SESSION, assets=["bars"])
+    assert "KO has no bar at 2022-12-28" in outcome.failures["bars"]
+    assert made.stored() == []
