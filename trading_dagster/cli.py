@@ -354,8 +354,9 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     counts = day.signals["action"].value_counts()
     console.print("  " + ", ".join(f"{counts.get(action, 0)} {action}" for action in ("BUY", "SELL", "HOLD")))
 
-    _print_orders("Orders decided at this close, for the next open", day.orders, filled=False)
-    _print_orders("Filled in this session", day.fills, filled=True)
+    _print_orders("Orders[/bold] decided at this close, for the next open", day.orders, filled=False)
+    _print_orders("Fills[/bold] of this session", day.fills, filled=True)
+    console.print()
 
     console.print(
         f"  account so far  {day.order_count} orders, {day.fill_count} filled, {day.commission:,.2f} commission"
@@ -375,10 +376,10 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
 
 
 def _print_orders(title: str, orders: pd.DataFrame, *, filled: bool) -> None:
+    console.print(f"\n[bold]{title}" + (": none" if orders.empty else ""))
     if orders.empty:
-        console.print(f"  {title}: none")
         return
-    table = Table(box=None, padding=(0, 1), title=title, title_justify="left")
+    table = Table(box=None, padding=(0, 1))
     for column in ("", "side", "shares", "price", "amount", "state"):
         table.add_column(column, justify="right" if column in ("shares", "price", "amount") else "left")
     for row in orders.itertuples():

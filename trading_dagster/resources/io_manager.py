@@ -6,6 +6,8 @@ the history up to its session, nor keep revisions, nor leave an unchanged partit
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import dagster as dg
 import pandas as pd
 
@@ -34,7 +36,7 @@ class TableIOManager(dg.IOManager):
         """Write the rows of the run's partitions."""
         name = context.asset_key.to_user_string()
         if TABLES[name].revisions:
-            written = self.tables.add_revisions(name, obj)
+            written = self.tables.add_revisions(name, obj, revised_at=datetime.now(UTC))
         else:
             keys = sorted(context.asset_partition_keys)
             written = self.tables.replace(name, obj, pd.Timestamp(keys[0]), pd.Timestamp(keys[-1]))

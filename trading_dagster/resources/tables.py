@@ -135,8 +135,17 @@ class Tables:
         write_deltalake(self._path(name), _arrow(new, schema), mode="overwrite", predicate=predicate)
         return Written(len(new), changed, self.version(name))
 
-    def add_revisions(self, name: str, rows: pd.DataFrame) -> Written:
-        """Add rows that are new or differ from the newest known revision; nothing is ever overwritten."""
+    def add_revisions(self, name: str, rows: pd.DataFrame, revised_at: datetime | None = None) -> Written:
+        """Add rows that are new or differ from the newest known revision; nothing is ever overwritten.
+
+        Parameters
+        ----------
+        name : str
+        rows : DataFrame
+        revised_at : datetime, optional
+            Since when a row that differs from a stored one counts as known, instead of its own `known_at`: the
+            first load's convention would place the correction before it was made.
+        """
         schema = _schema(name)
         new = _canonical(rows, schema)
         column = schema.partition_column
@@ -145,6 +154,9 @@ class Tables:
             old = old[(old[column] >= new[column].min()) & (old[column] <= new[column].max())]
         values = [c.name for c in schema.columns if c.name != "known_at"]
         fresh = new[~_rows_in(new[values], old[values])]
+        if revised_at is not None:
+            revised = _rows_in(fresh[list(schema.key)], old[list(schema.key)])
+            fresh = fresh.assign(known_at=fresh["known_at"].mask(revised, pd.Timestamp(revised_at)))
         delta = self._open(name)
         if len(fresh) == 0 and delta is not None:
             return Written(len(new), 0, delta.version())
