@@ -1,0 +1,195 @@
+"""Settings: the contract's variables and defaults, and errors that say what to write instead."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from trading_dagster.settings import SettingsError, known_variables, load_settings
+
+SAMPLE = {
+    "AAPL", "AMD", "BAC", "BBY", "CVX", "GE", "HD", "JNJ", "JPM", "KO",
+    "LLY", "MRK", "MSFT", "PEP", "PFE", "PG", "RRC", "UNH", "WMT", "XOM",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of the person who runs the tests, and no ``.env`` file of theirs."""
+    for name in list(os.environ):
+        if name.startswith("TRADING_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_of_the_contract(tmp_path: Path) -> None:
+    settings = load_settings()
+    assert settings.data_dir == Path(".trading")
+    assert settings.resolved_tables_uri == str(tmp_path / ".trading" / "tables")
+    assert settings.resolved_ledger_url == f"sqlite:///{tmp_path}/.trading/ledger.db"
+    assert (settings.source, settings.broker) == ("sample", "simulated")
+    assert (settings.policy, settings.calendar) == ("abort", "XNYS")
+    assert settings.dry_run is True
+    assert settings.files_dir is None
+    assert settings.initial_cash == Decimal(100_000)
+    assert set(settings.universe) == SAMPLE
+    assert len(settings.universe) == 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TRADING_DATA_DIR",
+        "TRADING_TABLES_URI",
+        "TRADING_LEDGER_URL",
+        "TRADING_SOURCE",
+        "TRADING_FILES_DIR",
+        "TRADING_BROKER",
+        "TRADING_UNIVERSE",
+        "TRADING_POLICY",
+        "TRADING_DRY_RUN",
+        "TRADING_CALENDAR",
+        "TRADING_INITIAL_CASH",
+    ],
+)
+def test_variable_of_the_contract_is_read(name: str) -> None:
+    assert name in known_variables()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("TRADING_DATA_DIR", "/var/trading", "resolved_ledger_url", "sqlite:////var/trading/ledger.db"),
+        ("TRADING_DATA_DIR", "/var/trading", "resolved_tables_uri", "/var/trading/tables"),
+        ("TRADING_TABLES_URI", "s3://bucket/tables", "resolved_tables_uri", "s3://bucket/tables"),
+        ("TRADING_LEDGER_URL", "postgresql://db/ledger", "resolved_ledger_url", "postgresql://db/ledger"),
+        ("TRADING_POLICY", "exclude", "policy", "exclude"),
+        ("TRADING_DRY_RUN", "false", "dry_run", False),
+        ("TRADING_CALENDAR", "XTKS", "calendar", "XTKS"),
+        ("TRADING_INITIAL_CASH", "2500.50", "initial_cash", Decimal("2500.50")),
+        ("TRADING_MAX_WEIGHT", "0.2", "max_weight", 0.2),
+        ("TRADING_STRATEGY", "second_1", "strategy", "second_1"),
+    ],
+)
+def test_variable_sets_its_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert getattr(load_settings(), field) == expected
+
+
+def test_dot_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TRADING_POLICY=exclude\nTRADING_INITIAL_CASH=5\nOTHER=1\n")
+    monkeypatch.setenv("TRADING_INITIAL_CASH", "7")
+    settings = load_settings()
+    assert (settings.policy, settings.initial_cash) == ("exclude", Decimal(7))
+
+
+# -- the universe -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "symbols"),
+    [
+        pytest.param("KO", ("KO",), id="one"),
+        pytest.param("xom, ko,,JNJ ,KO", ("XOM", "KO", "JNJ"), id="spaces_case_repeats"),
+        pytest.param("BRK.B", ("BRK.B",), id="share_class_alone"),
+        pytest.param("KO,BRK.B", ("KO", "BRK.B"), id="share_class_last"),
+        pytest.param("BRK.B,KO", ("BRK.B", "KO"), id="share_class_first"),
+    ],
+)
+def test_universe_from_a_list(monkeypatch: pytest.MonkeyPatch, value: str, symbols: tuple[str, ...]) -> None:
+    monkeypatch.setenv("TRADING_UNIVERSE", value)
+    assert load_settings().universe == symbols
+
+
+@pytest.mark.parametrize("name", ["symbols.txt", "symbols", "folder/symbols.txt"])
+def test_universe_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"ko\r\nXOM\n\nbrk.b\n")
+    for value in (name, str(path)):
+        monkeypatch.setenv("TRADING_UNIVERSE", value)
+        assert load_settings().universe == ("KO", "XOM", "BRK.B")
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "folder/missing"])
+def test_universe_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("TRADING_UNIVERSE", name)
+    with pytest.raises(SettingsError, match=rf"TRADING_UNIVERSE names the file '{name}', which does not exist"):
+        load_settings()
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRADING_POLCY", "TRADING_POLICY"),
+        ("TRADING_UNIVERS", "TRADING_UNIVERSE"),
+        ("TRADING_LEDGER_URI", "TRADING_LEDGER_URL"),
+    ],
+)
+def test_unknown_variable_names_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match=rf"^{name} is not a setting of this version; did you mean {meant}\?$"):
+        load_settings()
+
+
+def test_variable_like_no_other_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADING_QQQQQQQQQQQQQQQQ", "x")
+    with pytest.raises(SettingsError, match=r"known are TRADING_BROKER, .*TRADING_UNIVERSE"):
+        load_settings()
+
+
+def test_unknown_variable_in_the_dot_env_file_is_refused_too(tmp_path: Path) -> None:
+    # the file is where most people write their settings, so most typing errors are there
+    (tmp_path / ".env").write_text("TRADING_POLCY=exclude\n")
+    with pytest.raises(SettingsError, match="did you mean TRADING_POLICY"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("TRADING_POLICY", "ignore", "'abort' or 'exclude'.*found 'ignore'"),
+        ("TRADING_SOURCE", "bloomberg", "'sample'.*found 'bloomberg'"),
+        ("TRADING_BROKER", "real_money", "found 'real_money'"),
+        ("TRADING_INITIAL_CASH", "0", "greater than 0"),
+        ("TRADING_INITIAL_CASH", "100.001", "2 decimal places"),
+        ("TRADING_INITIAL_CASH", "plenty", "found 'plenty'"),
+        ("TRADING_MAX_WEIGHT", "1.5", "less than or equal to 1"),
+        ("TRADING_MAX_GROSS", "2", "less than or equal to 1"),
+        ("TRADING_NO_TRADE_BAND", "-0.1", "greater than or equal to 0"),
+        ("TRADING_VOLATILITY_TARGET", "nan", "TRADING_VOLATILITY_TARGET"),
+        ("TRADING_COMMISSION_RATE", "0.5", "less than 0.1"),
+        ("TRADING_DRY_RUN", "perhaps", "found 'perhaps'"),
+        ("TRADING_STRATEGY", "Main Strategy", "found 'Main Strategy'"),
+        ("TRADING_UNIVERSE", " , ", "TRADING_UNIVERSE is empty"),
+        ("TRADING_UNIVERSE", "KO,market", "TRADING_UNIVERSE holds 'MARKET'"),
+        ("TRADING_SOURCE", "files", "TRADING_SOURCE=files needs TRADING_FILES_DIR"),
+    ],
+)
+def test_bad_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"(?s)settings that cannot be used:.*{variable}.*") as caught:
+        load_settings()
+    assert caught.match(message)
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADING_POLICY", "ignore")
+    monkeypatch.setenv("TRADING_MAX_GROSS", "7")
+    with pytest.raises(SettingsError, match=r"(?s)TRADING_POLICY.*TRADING_MAX_GROSS|TRADING_MAX_GROSS.*POLICY"):
+        load_settings()
+
+
+def test_ledger_url_is_not_shown() -> None:
+    # it may carry a password
+    from trading_dagster.settings import Settings
+
+    assert "secret" not in repr(Settings(ledger_url="postgresql://user:secret@db/ledger"))
