@@ -43,6 +43,11 @@ class SessionCalendar:
                 f"TRADING_CALENDAR is {name!r}, which exchange_calendars does not know; "
                 "use a market identifier code such as XNYS, XLON or XTKS"
             ) from error
+        except (ValueError, NotImplementedError, exchange_calendars.errors.CalendarError) as error:
+            raise SessionError(
+                f"TRADING_CALENDAR is {name!r}, whose calendar cannot be built from {EARLIEST_DATE} on: "
+                f"{str(error).splitlines()[0][:200]}; choose an exchange with a longer record"
+            ) from error
         self.name = name
         self.timezone = str(self._calendar.tz)
         self.sessions: pd.DatetimeIndex = self._calendar.sessions.as_unit("us")
@@ -50,9 +55,12 @@ class SessionCalendar:
     def session(self, value: date | str) -> pd.Timestamp:
         """Return `value` as a session, or fail naming the nearest ones."""
         try:
-            stamp = pd.Timestamp(value).normalize().as_unit("us")
-        except ValueError as error:
-            raise SessionError(f"session {value!r} is not a date; write it as YYYY-MM-DD") from error
+            stamp = pd.Timestamp(value)
+        except ValueError:
+            stamp = pd.NaT
+        if pd.isna(stamp):
+            raise SessionError(f"session {value!r} is not a date; write it as YYYY-MM-DD")
+        stamp = stamp.normalize().as_unit("us")
         if stamp in self.sessions:
             return stamp
         at = int(self.sessions.searchsorted(stamp))
@@ -82,6 +90,12 @@ class SessionCalendar:
     def close_time(self, session: pd.Timestamp) -> pd.Timestamp:
         """Closing time of `session`, in the exchange's time zone."""
         return self._calendar.session_close(session).tz_convert(self.timezone)
+
+    def evening(self) -> tuple[int, int]:
+        """Hour and minute, exchange time, to run a session: 17:30, or an hour after the close where it is later."""
+        recent = self._calendar.closes.iloc[-500:].dt.tz_convert(self.timezone)
+        latest = int((recent.dt.hour * 60 + recent.dt.minute).max())
+        return divmod(max(17 * 60 + 30, min(latest + 60, 24 * 60 - 1)), 60)
 
     def next_open_time(self, session: pd.Timestamp) -> pd.Timestamp:
         """Opening time of the session after `session`, UTC."""

@@ -15,13 +15,14 @@ def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition
 
     Dagster's own schedule of a partitioned job would run Friday's key on Saturday, and a key on holidays.
     """
+    hour, minute = calendar.evening()
 
     @dg.schedule(
         name="daily_schedule",
         job=daily_job,
-        cron_schedule="30 17 * * *",
+        cron_schedule=f"{minute} {hour} * * *",
         execution_timezone=calendar.timezone,
-        description="Every session at 17:30 exchange time, for that session.",
+        description=f"Every session at {hour}:{minute:02d} exchange time, for that session.",
     )
     def daily_schedule(
         context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[MarketDataSource]

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -80,7 +81,8 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         path = Path(value)
-        if path.suffix or "/" in value or path.is_file():
+        # a symbol may hold a dot, as BRK.B does
+        if path.is_file() or "/" in value or path.suffix in (".txt", ".csv"):
             if not path.is_file():
                 raise ValueError(f"TRADING_UNIVERSE names the file {value!r}, which does not exist")
             value = path.read_text(encoding="utf-8").replace("\n", ",")
@@ -128,7 +130,7 @@ def load_settings() -> Settings:
         acceptable.
     """
     known = known_variables()
-    for name in os.environ:
+    for name in (*os.environ, *dotenv_values(".env")):
         if name.startswith("TRADING_") and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"

@@ -127,3 +127,31 @@ def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, sample_c
     outcome = made.run(SESSION, assets=["bars"])
     assert "KO has no bar at 2022-12-28" in outcome.failures["bars"]
     assert made.stored() == []
+
+
+def test_a_symbol_that_is_allowed_later_in_a_range_has_no_say_before(
+    tmp_path: Path, sample_closes: pd.DataFrame
+) -> None:
+    """In mode exclude a range crosses the day on which a symbol has its 252nd, and another its 1500th bar."""
+    prices = sample_closes[["JNJ", "KO", "XOM"]].copy()
+    prices["YOUNG"] = sample_closes["AMD"].iloc[-256:]
+    prices["OLDER"] = sample_closes["AAPL"].iloc[-1502:]
+    folder = write_prices(tmp_path / "prices", prices)
+    made = {
+        name: make_installation(
+            tmp_path / name, source="files", files_dir=folder, universe=tuple(prices), policy="exclude", max_weight=0.4
+        )
+        for name in ("range", "alone")
+    }
+    for each in made.values():
+        each.train("2022-12-01", "2022-11-30")
+    sessions = ("2022-12-20", "2022-12-21", "2022-12-22", "2022-12-23", "2022-12-27", "2022-12-28")
+    assert made["range"].run(sessions[0], sessions[-1], job="research_backfill").failures == {}
+    for session in sessions:
+        assert made["alone"].run(session, job="research_backfill").failures == {}
+    for table in ("phasing", "regime", "volatility", "forecast", "allocation"):
+        found, expected = (made[name].tables.read(table) for name in ("range", "alone"))
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-9, obj=table)
+    # the range did cross both days
+    assert made["range"].tables.read("regime").groupby("session")["symbol"].nunique().nunique() == 2
+    assert made["range"].tables.read("forecast").groupby("session")["symbol"].nunique().nunique() == 2

@@ -10,7 +10,7 @@ import pandas as pd
 from trading_dagster.assets._pictures import forecast_picture
 from trading_dagster.assets._stage import CALENDAR, Stopwatch, partition_sessions, stage, stage_output
 from trading_dagster.calendar import SessionError, month_key
-from trading_dagster.checks.data_policy import DataPolicyGuard
+from trading_dagster.checks.data_policy import DataPolicyGuard, evaluate
 from trading_dagster.quant.features import features
 from trading_dagster.quant.forecasting import fit_forecast_model
 from trading_dagster.quant.forecasting import forecast as forecast_rows
@@ -55,8 +55,10 @@ def forecast_model(
     rows = []
     for month, last in zip(months, fitted_to, strict=True):
         allowed = verdict.allowed.loc[last]
-        cut = history.until(last).select([str(s) for s in allowed.index[allowed]])
-        model = fit_forecast_model(cut, MARKET_SYMBOL)
+        # the market that the regime stage shows at that session, not only of the symbols that may be forecast
+        _, in_market = evaluate("regime", history.close, tuple(verdict.allowed.columns), fitted_to[fitted_to == last])
+        cut = history.until(last).select([str(s) for s in in_market.columns[in_market.loc[last]]])
+        model = fit_forecast_model(cut, MARKET_SYMBOL, [str(s) for s in allowed.index[allowed]])
         context.log.info(f"forecast_model {month:%Y-%m}: {model.rows} rows to {last:%Y-%m-%d}, {model.metrics}")
         rows.append(
             {
@@ -107,8 +109,11 @@ def forecast(
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
     history = price_history(bars, corporate_actions)
     verdict = yield from data_policy.enforce(context, "forecast", history.close, sessions)
-    table = verdict.keep(
-        features(history.select(verdict.symbols), sessions, phasing, regime, volatility, MARKET_SYMBOL)
+    table = pd.concat(
+        [
+            features(history.select(symbols), those, phasing, regime, volatility, MARKET_SYMBOL)
+            for symbols, those in verdict.groups()
+        ]
     )
     parts = []
     for model in forecast_model.itertuples():

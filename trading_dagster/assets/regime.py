@@ -36,7 +36,8 @@ def regime(
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
     history = price_history(bars, corporate_actions)
     verdict = yield from data_policy.enforce(context, "regime", history.close, sessions)
-    rows = verdict.keep(regimes.regime(history.select(verdict.symbols), sessions, MARKET_SYMBOL))
+    parts = [regimes.regime(history.select(symbols), those, MARKET_SYMBOL) for symbols, those in verdict.groups()]
+    rows = pd.concat(parts, ignore_index=True).sort_values(["session", "symbol"], ignore_index=True)
     market = rows[rows["symbol"] == MARKET_SYMBOL]
     yield stage_output(
         context,

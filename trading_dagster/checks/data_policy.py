@@ -5,7 +5,7 @@ A check that ran beside the stage could be left out by materialising the stage a
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,17 @@ class Verdict:
     def symbols(self) -> list[str]:
         """Symbols that may be used at one session at least."""
         return [str(symbol) for symbol in self.allowed.columns[self.allowed.any()]]
+
+    def groups(self) -> Iterator[tuple[list[str], pd.DatetimeIndex]]:
+        """Sessions that share their symbols, with these.
+
+        What compares symbols with each other must do so within one group: a symbol that is allowed later in a
+        range would else have its say in sessions before.
+        """
+        for usable, sessions in self.allowed.groupby(list(self.allowed.columns)).groups.items():
+            flags = usable if isinstance(usable, tuple) else (usable,)
+            chosen = [str(s) for s, flag in zip(self.allowed.columns, flags, strict=True) if flag]
+            yield chosen, pd.DatetimeIndex(sessions)
 
     def keep(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Drop rows of a symbol at a session where it may not be used; other names, as the market's, stay."""

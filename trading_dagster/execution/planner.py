@@ -50,7 +50,9 @@ def plan_orders(
         held = account.positions.get(symbol, Decimal(0))
         weight = targets.get(symbol, 0.0)
         price = market.mark(symbol)
-        wanted = floor_quantity(Decimal(repr(float(weight))) * equity / price, quantity_step)
+        # a weight is a float: a hair is added, so that wanting just what is held is not rounded to a step less
+        exact = Decimal(repr(float(weight))) * equity / price
+        wanted = floor_quantity(exact + quantity_step / 1000, quantity_step)
         change = wanted - held
         closes = wanted == 0 and held > 0
         if change == 0 or (abs(change) * price < DUST and not closes):

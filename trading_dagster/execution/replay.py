@@ -13,7 +13,7 @@ from typing import Protocol
 import pandas as pd
 
 from trading_dagster.execution.accounting import Account, Costs, MarketSession, advance
-from trading_dagster.execution.orders import Order
+from trading_dagster.execution.orders import TERMINAL_STATES, Order, OrderState
 from trading_dagster.execution.planner import plan_orders
 
 Decide = Callable[[MarketSession, dict[str, float]], pd.DataFrame]
@@ -76,7 +76,9 @@ def replay_decisions(
             decided.append(rows.assign(session=at))
         sent = history.recorded_orders(strategy, at)
         if sent is not None:
-            pending = sent
+            # what was planned and not sent before a crash is sent by this run, if it decides the session
+            dead = TERMINAL_STATES if rows is not None else {*TERMINAL_STATES, OrderState.PLANNED}
+            pending = [order for order in sent if order.state not in dead]
         elif rows is not None:
             targets = dict(zip(rows["symbol"], rows["target_weight"], strict=True))
             pending = plan_orders(strategy, targets, {}, account, market, quantity_step)

@@ -9,7 +9,7 @@ from trading_dagster.execution.accounting import MarketSession
 from trading_dagster.execution.orders import OrderState
 from trading_dagster.execution.planner import plan_orders
 from trading_dagster.resources.broker import Broker
-from trading_dagster.resources.ledger import Ledger
+from trading_dagster.resources.ledger import Ledger, LedgerError
 
 REVISION = 0
 
@@ -45,11 +45,23 @@ def trade_session(
 
     A session that was decided before is not decided again, whatever the targets say now: its orders are at
     the broker or done. Only intents that a crash kept from being submitted are sent.
+
+    Raises
+    ------
+    LedgerError
+        If the account has passed the session without deciding it.
     """
     broker.settle(market)
     orders = ledger.recorded_orders(strategy, market.session)
     decided_before = orders is not None
     if orders is None:
+        newest = ledger.last_recorded_session(strategy)
+        if newest is not None and newest.date() > market.session:
+            raise LedgerError(
+                f"orders: the account {strategy!r} passed {market.session} without deciding it, stands at "
+                f"{newest:%Y-%m-%d} and cannot go back; run later sessions, or replay the past in an account of its "
+                "own: set TRADING_STRATEGY to a new name"
+            )
         orders = plan_orders(strategy, targets, reasons, broker.account(), market, broker.quantity_step, REVISION)
         ledger.record_plan(strategy, market.session, REVISION, orders, run_id)
     submitted = 0

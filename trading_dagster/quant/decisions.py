@@ -75,7 +75,7 @@ def decide(
         want, have = target.get(symbol, 0.0), held.get(symbol, 0.0)
         change = want - have
         leave = want == 0.0 and have != 0.0
-        if leave or abs(change) >= no_trade_band:
+        if change != 0.0 and (leave or abs(change) >= no_trade_band):
             action = "BUY" if change > 0 else "SELL"
         else:
             action, want = "HOLD", have
@@ -98,15 +98,14 @@ def decide(
 def _within_gross(decided: pd.DataFrame, max_gross: float) -> pd.DataFrame:
     """Cut all buys by one factor so that the weights add up to no more than `max_gross`."""
     buys = decided["action"] == "BUY"
-    added = float((decided["target_weight"] - decided["current_weight"])[buys].sum())
-    room = max_gross - (float(decided["target_weight"].sum()) - added)
-    if added <= room:
-        return decided
-    share = max(room, 0.0) / added
     change = decided["target_weight"] - decided["current_weight"]
-    decided.loc[buys, "target_weight"] = (decided["current_weight"] + change * share)[buys]
-    if share == 0.0:
-        decided.loc[buys, "action"] = "HOLD"
+    added = float(change[buys].sum())
+    room = max_gross - (float(decided["target_weight"].sum()) - added)
+    if added <= max(room, 0.0):
+        return decided
+    cut = decided["current_weight"] + change * max(room, 0.0) / added
+    decided.loc[buys, "target_weight"] = cut[buys]
+    decided.loc[buys & (cut <= decided["current_weight"]), "action"] = "HOLD"
     return decided
 
 
@@ -120,6 +119,8 @@ def _reason(action: str, want: float, have: float, known: Evidence | None, alloc
     if action == "HOLD":
         if want == 0.0 and allocated == 0.0:
             return f"allocation gives it nothing; {view}"
+        if allocated - have >= band and allocated > have:
+            return f"allocated {allocated:.1%} against {have:.1%} held, but no room within the gross limit; {view}"
         return f"allocated {allocated:.1%} against {have:.1%} held, within {band:.1%}; {view}"
     if want == 0.0:
         return f"allocation gives it nothing, sell the {have:.1%} held; {view}"

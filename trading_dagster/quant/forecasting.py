@@ -7,6 +7,7 @@ formulas (`quant.features`) or what a forecast is used for.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,9 @@ class ForecastModel:
         )
 
 
-def fit_forecast_model(history: PriceHistory, market_symbol: str) -> ForecastModel:
+def fit_forecast_model(
+    history: PriceHistory, market_symbol: str, symbols: Sequence[str] | None = None
+) -> ForecastModel:
     """Fit on all labels known at the end of `history`.
 
     Parameters
@@ -105,6 +108,8 @@ def fit_forecast_model(history: PriceHistory, market_symbol: str) -> ForecastMod
         Cut at the last session before the month that the model serves.
     market_symbol : str
         Row name of the equal-weight market.
+    symbols : sequence of str, optional
+        Symbols to learn from; all by default. The others only count toward the market.
 
     Returns
     -------
@@ -127,7 +132,7 @@ def fit_forecast_model(history: PriceHistory, market_symbol: str) -> ForecastMod
     """
     import xgboost
 
-    table = training_table(history, market_symbol)
+    table = training_table(history, market_symbol, symbols)
     sessions = pd.DatetimeIndex(table["session"].unique())
     if len(sessions) < 2 * VALIDATION_SESSIONS:
         raise InsufficientTrainingError(
@@ -164,7 +169,7 @@ def fit_forecast_model(history: PriceHistory, market_symbol: str) -> ForecastMod
     )
 
 
-def training_table(history: PriceHistory, market_symbol: str) -> pd.DataFrame:
+def training_table(history: PriceHistory, market_symbol: str, symbols: Sequence[str] | None = None) -> pd.DataFrame:
     """Features and label of every session and symbol that has all of them.
 
     Returns
@@ -173,12 +178,14 @@ def training_table(history: PriceHistory, market_symbol: str) -> pd.DataFrame:
         Columns session, symbol, `FEATURES`, label; sorted by session and symbol.
     """
     sessions = history.sessions
+    states = regime(history, sessions, market_symbol)
+    history = history if symbols is None else history.select(symbols)
     risk = volatility(history, sessions)
     table = features(
         history,
         sessions,
         phasing(history, sessions),
-        regime(history, sessions, market_symbol),
+        states,
         risk,
         market_symbol,
     )

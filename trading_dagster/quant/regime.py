@@ -64,7 +64,8 @@ def regime(history: PriceHistory, sessions: pd.DatetimeIndex, market_symbol: str
         excess = np.log(recent / usual) * np.sqrt(2 * VOLATILITY_WINDOW)
 
     bull = trend.apply(ndtr)
-    volatile = excess.where(np.isfinite(excess), 0.0).apply(ndtr)
+    # a price that has stopped moving is quiet for certain; one that never moved has no usual to compare with
+    volatile = excess.fillna(0.0).apply(ndtr)
     probabilities = {
         "bull_quiet": bull * (1 - volatile),
         "bull_volatile": bull * volatile,

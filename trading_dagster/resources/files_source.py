@@ -90,12 +90,17 @@ class FilesSource:
         except pd.errors.EmptyDataError:
             table = pd.DataFrame()
         except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
-            raise MarketDataError(f"{path.name}: cannot be read as {path.suffix[1:].upper()}: {error}") from error
+            raise MarketDataError(
+                f"{path.name}: cannot be read as {path.suffix[1:].upper()}: {error}; supply a file that can"
+            ) from error
         if table.empty:
             raise MarketDataError(
                 f"{path.name}: the file has no rows; supply bars, or take {symbol} out of TRADING_UNIVERSE"
             )
         table = table.rename(columns=lambda name: str(name).strip().lower())
+        twice = table.columns[table.columns.duplicated()]
+        if len(twice):
+            raise MarketDataError(f"{path.name}: column {twice[0]} is there more than once; keep one of them")
         missing = [name for name in REQUIRED if name not in table]
         if missing:
             raise MarketDataError(
@@ -129,7 +134,12 @@ def _checked_actions(actions: pd.DataFrame, calendar: SessionCalendar, origin: s
 
 
 def _dates(values: pd.Series, path: Path) -> pd.Series:
-    dates = pd.to_datetime(values, errors="coerce", format="ISO8601" if path.suffix == ".csv" else None)
+    if path.suffix == ".csv":
+        # a date means the day it shows, whatever time and zone follow; offsets change with summer time
+        readable = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True).notna()
+        dates = pd.to_datetime(values.str.strip().str[:10].where(readable), errors="coerce", format="ISO8601")
+    else:
+        dates = pd.to_datetime(values, errors="coerce")
     if dates.isna().any():
         at = int(dates.isna().to_numpy().argmax())
         raise MarketDataError(f"{path.name}: row {at + 1} has the date {values.iloc[at]!r}; write dates as YYYY-MM-DD")

@@ -84,6 +84,7 @@ def check_bars(bars: pd.DataFrame, calendar: SessionCalendar, origin: str) -> No
         "low and high that do not enclose the prices",
     )
     _refuse(bars, bars["volume"] < 0, origin, "a negative volume")
+    _refuse(bars, np.isinf(bars["volume"]), origin, "an infinite volume")
     _refuse(bars, bars.duplicated(["session", "symbol"], keep=False), origin, "more than one bar on one date")
     _refuse(
         bars,

@@ -133,6 +133,7 @@ class SqlLedger:
                 )
             for order_id, note in expired.items():
                 order = db.get_one(OrderRow, order_id)
+                _refuse_ended(order, OrderState.EXPIRED)
                 order.state, order.note, order.updated_at = OrderState.EXPIRED.value, note, now
             db.add_all(
                 CashMovementRow(strategy=strategy, session=m.session, symbol=m.symbol, kind=m.kind, amount=m.amount)
@@ -220,21 +221,22 @@ class SqlLedger:
         """
         with self.transaction() as db:
             row = db.get_one(OrderRow, client_order_id)
-            if OrderState(row.state) in TERMINAL_STATES and row.state != state.value:
-                raise LedgerError(f"order {client_order_id} is {row.state} and cannot become {state.value}")
+            if row.state != state.value:
+                _refuse_ended(row, state)
             row.state, row.note, row.updated_at = state.value, note, datetime.now(UTC)
 
     def order_table(self, strategy: str, sessions: Iterable[date]) -> pd.DataFrame:
         """Orders of the given sessions with their fills, as rows for the `orders` table."""
-        days = sorted(sessions)
+        days = set(sessions)
+        if not days:
+            return _order_frame([], [])
+        # by bounds and a join: one variable a session and order would be more than a database takes
+        wanted = (OrderRow.strategy == strategy, OrderRow.session.between(min(days), max(days)))
+        fills_query = select(FillRow).join(OrderRow, OrderRow.client_order_id == FillRow.client_order_id)
         with self.transaction() as db:
-            orders = db.scalars(
-                select(OrderRow)
-                .where(OrderRow.strategy == strategy, OrderRow.session.in_(days))
-                .order_by(OrderRow.session, OrderRow.symbol)
-            ).all()
-            fills = db.scalars(select(FillRow).where(FillRow.client_order_id.in_([o.client_order_id for o in orders])))
-            return _order_frame(orders, fills.all())
+            orders = db.scalars(select(OrderRow).where(*wanted).order_by(OrderRow.session, OrderRow.symbol))
+            fills = db.scalars(fills_query.where(*wanted)).all()
+            return _order_frame([order for order in orders if order.session in days], fills)
 
     # -- data policy ----------------------------------------------------------------------------------------
 
@@ -323,7 +325,6 @@ def migrate(engine: Engine) -> None:
 
 def _prepare_sqlite(connection: object, _: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]  # DBAPI connections have no common type
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.close()
@@ -357,7 +358,13 @@ def _order(row: OrderRow) -> Order:
     )
 
 
+def _refuse_ended(order: OrderRow, state: OrderState) -> None:
+    if OrderState(order.state) in TERMINAL_STATES:
+        raise LedgerError(f"order {order.client_order_id} is {order.state} and cannot become {state.value}")
+
+
 def _fill_order(order: OrderRow, fill: Fill, now: datetime) -> None:
+    _refuse_ended(order, OrderState.FILLED)
     filled = order.filled_quantity + fill.quantity
     if filled > order.quantity:
         raise LedgerError(

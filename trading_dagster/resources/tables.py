@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from trading_dagster.resources.schemas import DATE, TABLES, TableSchema
 
@@ -123,16 +125,13 @@ class Tables:
                 f"table {name}: {len(stray)} rows lie outside the partitions {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
                 f"such as {stray[column].iloc[0]:%Y-%m-%d}"
             )
-        old = self.read(name, first=first, as_of=last)
-        changed = _difference(old, new)
-        delta = self._open(name)
-        if changed == 0 and delta is not None:
-            return Written(len(new), 0, delta.version())
-        # the table's first version may hold no row: a write with a predicate needs the table to be there
-        predicate = None
-        if delta is not None:
-            predicate = f"{column} >= DATE '{_date(first)}' AND {column} <= DATE '{_date(last)}'"
-        write_deltalake(self._path(name), _arrow(new, schema), mode="overwrite", predicate=predicate)
+        predicate = f"{column} >= DATE '{_date(first)}' AND {column} <= DATE '{_date(last)}'"
+        for attempt in _attempts():
+            with attempt:
+                delta = self._open_or_create(schema)
+                changed = _difference(self.read(name, first=first, as_of=last), new)
+                if changed:
+                    write_deltalake(delta, _arrow(new, schema), mode="overwrite", predicate=predicate)
         return Written(len(new), changed, self.version(name))
 
     def add_revisions(self, name: str, rows: pd.DataFrame, revised_at: datetime | None = None) -> Written:
@@ -148,19 +147,12 @@ class Tables:
         """
         schema = _schema(name)
         new = _canonical(rows, schema)
-        column = schema.partition_column
-        old = self.read(name)
-        if len(new):
-            old = old[(old[column] >= new[column].min()) & (old[column] <= new[column].max())]
-        values = [c.name for c in schema.columns if c.name != "known_at"]
-        fresh = new[~_rows_in(new[values], old[values])]
-        if revised_at is not None:
-            revised = _rows_in(fresh[list(schema.key)], old[list(schema.key)])
-            fresh = fresh.assign(known_at=fresh["known_at"].mask(revised, pd.Timestamp(revised_at)))
-        delta = self._open(name)
-        if len(fresh) == 0 and delta is not None:
-            return Written(len(new), 0, delta.version())
-        write_deltalake(self._path(name), _arrow(fresh, schema), mode="append")
+        for attempt in _attempts():
+            with attempt:
+                delta = self._open_or_create(schema)
+                fresh = _revisions_that_say_something(self._all_revisions(delta, schema, new), new, schema, revised_at)
+                if len(fresh):
+                    write_deltalake(delta, _arrow(fresh, schema), mode="append")
         return Written(len(new), len(fresh), self.version(name))
 
     def version(self, name: str) -> int:
@@ -176,6 +168,18 @@ class Tables:
             raise TableError(f"table {name} does not exist under {self.uri}; nothing was stored there yet")
         return int(delta.version())
 
+    def _all_revisions(self, delta: DeltaTable, schema: TableSchema, like: pd.DataFrame) -> pd.DataFrame:
+        """Every revision of the partitions that `like` spans."""
+        column = schema.partition_column
+        if like.empty:
+            return like
+        bounds = [(column, ">=", _date(like[column].min())), (column, "<=", _date(like[column].max()))]
+        return _timestamps(delta.to_pyarrow_table(filters=bounds).to_pandas(date_as_object=False), schema)
+
+    def _open_or_create(self, schema: TableSchema) -> DeltaTable:
+        """Open a table; an empty one is made first, so that even the first write replaces only its partitions."""
+        return self._open(schema.name) or DeltaTable.create(self._path(schema.name), schema.arrow, mode="ignore")
+
     def _path(self, name: str) -> str:
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
@@ -184,6 +188,46 @@ class Tables:
     def _open(self, name: str) -> DeltaTable | None:
         path = self._path(name)
         return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+
+
+def _attempts() -> Retrying:
+    """Attempts at a commit: another writer's, landing in between, is a reason to look and write again."""
+    return Retrying(
+        retry=retry_if_exception_type(CommitFailedError),
+        wait=wait_random_exponential(multiplier=0.02, max=1.0),
+        stop=stop_after_attempt(20),
+        reraise=True,
+    )
+
+
+def _revisions_that_say_something(
+    old: pd.DataFrame, new: pd.DataFrame, schema: TableSchema, revised_at: datetime | None
+) -> pd.DataFrame:
+    """Keep the rows that differ from the revision in force at their `known_at`.
+
+    Raises
+    ------
+    TableError
+        If a row contradicts one that became known at the same time: none of the two is the newer.
+    """
+    key = list(schema.key)
+    if revised_at is not None:
+        known_at = new["known_at"].mask(_rows_in(new[key], old[key]), pd.Timestamp(revised_at))
+        new = new.assign(known_at=known_at.astype(new["known_at"].dtype))
+    values = [c.name for c in schema.columns if c.name != "known_at"]
+    both = pd.concat([old.assign(fresh=False), new.assign(fresh=True)] if len(old) else [new.assign(fresh=True)])
+    both = both.assign(content=pd.util.hash_pandas_object(both[values], index=False)).sort_values(
+        [*key, "known_at", "fresh"], ignore_index=True
+    )
+    before = both.groupby(key)[["content", "known_at"]].shift(1)
+    differs = both["fresh"] & (both["content"] != before["content"])
+    clash = both[differs & (both["known_at"] == before["known_at"])]
+    if len(clash):
+        raise TableError(
+            f"table {schema.name}: {len(clash)} rows contradict a revision known at the same time, the first "
+            f"{clash[key].iloc[0].to_dict()} at {clash['known_at'].iloc[0]}; give the correction a later known_at"
+        )
+    return both.loc[differs, schema.arrow.names]
 
 
 def _schema(name: str) -> TableSchema:
@@ -214,8 +258,13 @@ def _canonical(rows: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
 
 
 def _arrow(rows: pd.DataFrame, schema: TableSchema) -> pa.Table:
-    ordered = rows[schema.arrow.names]
-    return pa.Table.from_pandas(ordered, schema=schema.arrow, preserve_index=False).replace_schema_metadata(None)
+    arrays = []
+    for field in schema.arrow:
+        try:
+            arrays.append(pa.Array.from_pandas(rows[field.name], type=field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TableError(f"table {schema.name}: {field.name} is no {field.type}: {error}") from error
+    return pa.Table.from_arrays(arrays, schema=schema.arrow)
 
 
 def _timestamps(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
