@@ -120,10 +120,12 @@ def _user_errors() -> Iterator[None]:
 
 def _prepare_home(settings: Settings) -> None:
     """Give Dagster a home that lasts, unless the user has chosen one."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(settings.data_dir.absolute() / "dagster")))
+    ours = settings.data_dir.absolute() / "dagster"
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(ours)))
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
-    if not config.exists():
+    # a home elsewhere is the user's, and so is its configuration
+    if home == ours and not config.exists():
         config.write_text(INSTANCE_SETTINGS, encoding="utf-8")
 
 

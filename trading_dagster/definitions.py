@@ -70,7 +70,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             context.resources.ledger,
             settings.policy,
             settings.universe,
-            settings.data_dir / "logs" / "policy_violations.log",
+            settings.data_dir.absolute() / "logs" / "policy_violations.log",
         )
 
     return {

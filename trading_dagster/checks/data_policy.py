@@ -80,7 +80,7 @@ class DataPolicyGuard:
     mode : {'abort', 'exclude'}
     universe : tuple of str
     log_path : Path
-        One line a violation; a file that is empty or absent means compliant.
+        One line a violation; an empty file means compliant.
     """
 
     def __init__(self, ledger: Ledger, mode: PolicyMode, universe: tuple[str, ...], log_path: Path) -> None:
@@ -112,6 +112,9 @@ class DataPolicyGuard:
             In mode ``abort`` on any violation; in mode ``exclude`` if no symbol is left at some session.
         """
         violations, allowed = evaluate(asset, close, self.universe, sessions)
+        # the file is there from the first check on, so that an empty one means compliant and not unchecked
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path.touch()
         if violations:
             self._record(violations, context.run.run_id)
             for violation in violations:
@@ -144,7 +147,6 @@ class DataPolicyGuard:
 
     def _record(self, violations: list[Violation], run_id: str) -> None:
         self.ledger.record_violations(violations, self.mode, run_id)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         with self.log_path.open("a", encoding="utf-8") as log:
             log.writelines(f"{now} run={run_id} mode={self.mode} {v.message}\n" for v in violations)

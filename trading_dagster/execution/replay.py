@@ -8,29 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Protocol
 
 import pandas as pd
 
 from trading_dagster.execution.accounting import Account, Costs, MarketSession, advance
 from trading_dagster.execution.orders import TERMINAL_STATES, Order, OrderState
 from trading_dagster.execution.planner import plan_orders
+from trading_dagster.resources.ledger import Ledger
 
 Decide = Callable[[MarketSession, dict[str, float]], pd.DataFrame]
 """From a session and the held weights to rows of symbol, target_weight, reason and others."""
-
-
-class AccountHistory(Protocol):
-    """What the ledger knows of a strategy's account."""
-
-    def recorded_account(self, strategy: str, session: pd.Timestamp) -> Account | None:
-        """Account at the session's close, before that session's orders; None where unknown."""
-
-    def recorded_orders(self, strategy: str, session: pd.Timestamp) -> list[Order] | None:
-        """Orders decided at the session; None where it has not been decided."""
-
-    def last_recorded_session(self, strategy: str, session: pd.Timestamp) -> pd.Timestamp | None:
-        """Return the newest session not after `session` whose account is known."""
 
 
 def replay_decisions(
@@ -38,7 +25,7 @@ def replay_decisions(
     sessions: Iterable[pd.Timestamp],
     markets: Sequence[MarketSession],
     decide: Decide,
-    history: AccountHistory,
+    ledger: Ledger,
     initial: Account,
     costs: Costs,
     quantity_step: Decimal,
@@ -52,7 +39,7 @@ def replay_decisions(
     markets : sequence of MarketSession
         Consecutive, from the last recorded session before the first wanted one, or from that one itself.
     decide : callable
-    history : AccountHistory
+    ledger : Ledger
     initial : Account
         Where no account is recorded.
     costs : Costs
@@ -68,13 +55,13 @@ def replay_decisions(
     account, pending = initial, list[Order]()
     for market in markets:
         at = pd.Timestamp(market.session)
-        recorded = history.recorded_account(strategy, at)
+        recorded = ledger.recorded_account(strategy, at)
         account = recorded or advance(account, pending, market, costs).account
         rows = None
         if market.session in wanted:
             rows = decide(market, account.weights(market))
             decided.append(rows.assign(session=at))
-        sent = history.recorded_orders(strategy, at)
+        sent = ledger.recorded_orders(strategy, at)
         if sent is not None:
             # what was planned and not sent before a crash is sent by this run, if it decides the session
             dead = TERMINAL_STATES if rows is not None else {*TERMINAL_STATES, OrderState.PLANNED}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trading_dagster.quant.prices import PriceHistory, long_rows
 
@@ -73,7 +74,7 @@ def features(
     scale = rows["sigma"].where(rows["sigma"] > 0)
     for name, (_, window) in moves.items():
         rows[name] = rows[name] / (scale * np.sqrt(window))
-    rows["relative_reversal_5"] = rows["reversal_5"] - rows.groupby("session")["reversal_5"].transform("mean")
+    rows["relative_reversal_5"] = rows["reversal_5"] - _mean_over_symbols(rows["reversal_5"], len(history.symbols))
     rows["sigma_ratio"] = np.log(scale / rows["yearly"].where(rows["yearly"] > 0))
 
     angles = phasing.assign(angle=2.0 * np.pi * phasing["phase"])
@@ -100,3 +101,15 @@ def features(
     market = market.rename(columns={"bull": "market_bull", "volatile": "market_volatile"})
     rows = rows.merge(market, on="session", how="left")
     return rows[["session", "symbol", *FEATURES]]
+
+
+def _mean_over_symbols(values: pd.Series, symbols: int) -> NDArray[np.float64]:
+    """Mean of each session's values, at each of its rows; summed row by row, so that no other session has a say.
+
+    Rows are complete: all symbols of one session after all of another, as `long_rows` builds them.
+    """
+    grid = values.to_numpy(dtype="float64").reshape(-1, symbols)
+    count = np.isfinite(grid).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(np.isfinite(grid), grid, 0.0).sum(axis=1) / count
+    return np.repeat(mean, symbols)
