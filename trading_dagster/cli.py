@@ -343,9 +343,8 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     )
     console.print(f"  buy and hold    {held:,.2f} ({held / first - 1:+.2%}), equal weights, same sessions and costs")
 
-    signals = Table(
-        box=None, padding=(0, 1), title="Signals: what to do first, then what is held", title_justify="left"
-    )
+    console.print("\n[bold]Signals[/bold], what to do first, then what is held")
+    signals = Table(box=None, padding=(0, 1))
     for column, right in (("", False), ("action", False), ("held", True), ("wanted", True), ("why", False)):
         signals.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
     for row in day.signals.head(8).itertuples():

@@ -34,8 +34,8 @@ MODEL_AT = {"synthetic": 1380, "sample": 1490}
 """Position of the last session that the model saw; all cuts lie later, as they do in production."""
 
 ORDER_OF_ADDITION = 1e-9
-"""Relative tolerance where numbers may be added in another order when there are more rows: the mean of a group of
-rows, and the solver of the allocation."""
+"""Relative tolerance where numbers may be added in another order when there are more rows: the solver of the
+allocation."""
 
 COLUMNS: dict[str, dict[str, float]] = {
     "phasing": dict.fromkeys(
@@ -64,7 +64,7 @@ COLUMNS: dict[str, dict[str, float]] = {
         0.0,
     ),
     "volatility": dict.fromkeys(("sigma_1d", "sigma_21d", "var_95", "var_99", "es_975", "atr", "stop_distance"), 0.0),
-    "features": dict.fromkeys(FEATURES, 0.0) | {"relative_reversal_5": ORDER_OF_ADDITION},
+    "features": dict.fromkeys(FEATURES, 0.0),
     "forecast": dict.fromkeys(("horizon", "model", "expected_return", "lower", "upper", "p_up", "confidence"), 0.0),
     "allocation": {"weight": ORDER_OF_ADDITION, "method": 0.0},
     "decisions": dict.fromkeys(("action", "reason", "confidence"), 0.0)
