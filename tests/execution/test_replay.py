@@ -158,14 +158,30 @@ def test_an_order_that_has_ended_is_not_executed(stopped, state):
     assert seen == stopped.accounts()[2].weights(stopped.world.markets[2])
 
 
-def test_an_order_that_was_never_submitted_is_not_executed(desk):
+@pytest.fixture
+def crashed(desk):
+    """The first session's orders are planned, and none of them is at the broker."""
     world = random_world(11)
     here = desk(world)
     here.settle(world.sessions[0])
     targets = world.wishes[world.sessions[0]]
     orders = plan_orders(here.strategy, targets, {}, INITIAL, world.markets[0], QUANTITY_STEP)
     here.ledger.record_plan(here.strategy, world.sessions[0].date(), 0, orders, "crashed")
+    return here
+
+
+def test_an_order_that_was_never_submitted_is_not_executed(crashed):
+    second = crashed.world.sessions[1]
     seen = {}
-    here.signals([world.sessions[1]], lambda market, held: seen.update({market.session: held}))
-    here.settle(world.sessions[1])
-    assert seen[world.sessions[1].date()] == here.accounts()[1].weights(world.markets[1])
+    crashed.signals([second], lambda market, held: seen.update({market.session: held}))
+    crashed.settle(second)
+    assert seen[second.date()] == crashed.accounts()[1].weights(crashed.world.markets[1]) == {}
+
+
+def test_an_order_that_the_same_run_will_submit_is_executed(crashed):
+    first, second = crashed.world.sessions[:2]
+    seen = {}
+    signals = crashed.signals([first, second], lambda market, held: seen.update({market.session: held}))
+    assert crashed.trade(first, signals).submitted > 0
+    crashed.trade(second, signals)
+    assert seen[second.date()] == crashed.accounts()[1].weights(crashed.world.markets[1]) != {}

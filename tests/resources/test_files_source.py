@@ -182,6 +182,11 @@ def test_dates_of_a_csv_mean_the_day_they_show(folder, source, written):
     assert [f"{stamp:%Y-%m-%d}" for stamp in source.bars(["AAA"], *ALL)["session"]] == DAYS
 
 
+def test_blanks_around_a_date_do_not_matter(folder, source):
+    write(folder, "csv", BARS.assign(date=[f" {day} " for day in DAYS]))
+    assert [f"{stamp:%Y-%m-%d}" for stamp in source.bars(["AAA"], *ALL)["session"]] == DAYS
+
+
 def test_a_csv_across_the_change_to_summer_time(folder, source):
     """What `yfinance` writes with `to_csv`."""
     offsets = ["-05:00", "-05:00", "-04:00", "-04:00", "-04:00"]
@@ -266,6 +271,8 @@ BAD_ROWS = {
     "unreadable date": (_set(2, date="6 March"), ["row 2", "'6 March'", "YYYY-MM-DD"]),
     "American date": (_set(2, date="03/06/2020"), ["row 2", "'03/06/2020'", "YYYY-MM-DD"]),
     "impossible date": (_set(3, date="2020-02-30"), ["row 3", "'2020-02-30'", "YYYY-MM-DD"]),
+    "date and more": (_set(2, date="2020-03-06 noon"), ["row 2", "'2020-03-06 noon'", "YYYY-MM-DD"]),
+    "date with a digit too many": (_set(2, date="2020-03-061"), ["row 2", "'2020-03-061'", "YYYY-MM-DD"]),
     "missing date": (_set(4, date=None), ["row 4", "date", "YYYY-MM-DD"]),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from trading_dagster.resources.io_manager import MissingInputError, TableIOManager, read_versions
 
-from .rows import allocation_rows, bar_rows
+from .rows import allocation_rows, bar_rows, stored
 
 DAYS = ["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"]
 
@@ -172,6 +172,23 @@ def test_histories_are_added_to_and_never_replaced(manager, tables, sessions):
         manager.handle_output(context, pd.concat(rows))
     assert context.get_logged_metadata()["rows_changed"].value == 2
     assert days(tables.read("bars")) == DAYS
+
+
+def test_a_correction_is_known_from_when_it_was_written(manager, tables, sessions):
+    """The convention that a bar is known at its close holds for the first load only."""
+    before = datetime.now(UTC)
+    for close in (10.0, 11.0):
+        context = dg.build_output_context(
+            asset_key=dg.AssetKey("bars"),
+            asset_partitions_def=sessions,
+            asset_partition_key_range=dg.PartitionKeyRange(DAYS[0], DAYS[0]),
+        )
+        manager.handle_output(context, bar_rows(date(2020, 1, 2), {"AAA": close}, utc("2020-01-02 21:00")))
+    after = datetime.now(UTC)
+    first, second = stored(tables, "bars").sort_by("known_at").to_pylist()
+    assert (first["close"], first["known_at"]) == (10.0, utc("2020-01-02 21:00"))
+    assert second["close"] == 11.0
+    assert before <= second["known_at"] <= after
 
 
 # -- own partitions -------------------------------------------------------------------------------------------

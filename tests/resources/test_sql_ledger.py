@@ -387,6 +387,10 @@ def test_the_table_of_orders_by_hand(ledger):
     assert set(table["reference_price"]) == {5.0}
     assert set(table["reason"]) == {"because"}
     assert ledger.order_table("main", [TUESDAY])["client_order_id"].tolist() == ["three"]
+    assert ledger.order_table("main", [WEDNESDAY, date(2020, 3, 8)]).empty
+    ledger.record_plan("main", WEDNESDAY, 0, [order("four", WEDNESDAY)], "run")
+    outer = ledger.order_table("main", [WEDNESDAY, MONDAY])
+    assert outer["client_order_id"].tolist() == ["one", "two", "four"]
 
 
 @pytest.mark.parametrize("sessions", [[], [MONDAY]], ids=["no session", "session without orders"])

@@ -129,7 +129,10 @@ def test_unchanged_rows_write_no_new_version(tables):
     assert tables.replace("volatility", rows, FIRST, FIRST) == Written(2, 2, 1)
     shuffled = rows.iloc[::-1][list(reversed(rows.columns))]
     assert tables.replace("volatility", shuffled, FIRST, FIRST) == Written(2, 0, 1)
-    assert len(DeltaTable(str(Path(tables.uri) / "volatility")).history()) == 1
+    assert [entry["operation"] for entry in DeltaTable(str(Path(tables.uri) / "volatility")).history()] == [
+        "WRITE",
+        "CREATE TABLE",
+    ]
 
 
 def test_empty_rows_empty_their_partitions_only(tables):
@@ -358,6 +361,21 @@ def test_another_source_of_the_same_close_is_a_revision(tables):
     tables.add_revisions("bars", bar_rows(FIRST, {"AAA": 10.0}, moment(1), source="one"))
     assert tables.add_revisions("bars", bar_rows(FIRST, {"AAA": 10.0}, moment(2), source="two")).changed == 1
     assert tables.read("bars")["source"].tolist() == ["two"]
+
+
+def test_a_correction_counts_from_when_it_was_made(tables):
+    """Of rows whose `known_at` is a convention: what is new keeps it, what differs from a stored row does not."""
+    tables.add_revisions("bars", bar_rows(FIRST, {"AAA": 10.0, "BBB": 5.0}, moment(1)), revised_at=moment(2))
+    assert closes_known_at(tables, 1) == {"AAA": 10.0, "BBB": 5.0}
+    later = bar_rows(FIRST, {"AAA": 11.0, "BBB": 5.0, "CCC": 7.0}, moment(1))
+    assert tables.add_revisions("bars", later, revised_at=moment(9)).changed == 2
+    assert closes_known_at(tables, 1) == closes_known_at(tables, 8) == {"AAA": 10.0, "BBB": 5.0, "CCC": 7.0}
+    assert closes_known_at(tables, 9) == {"AAA": 11.0, "BBB": 5.0, "CCC": 7.0}
+    assert tables.add_revisions("bars", later, revised_at=moment(12)).changed == 0
+    # and back again
+    first = bar_rows(FIRST, {"AAA": 10.0}, moment(1))
+    assert tables.add_revisions("bars", first, revised_at=moment(15)).changed == 1
+    assert [closes_known_at(tables, hour)["AAA"] for hour in (1, 9, 14, 15)] == [10.0, 11.0, 11.0, 10.0]
 
 
 def test_revisions_without_rows(tables):

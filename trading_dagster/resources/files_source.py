@@ -136,8 +136,9 @@ def _checked_actions(actions: pd.DataFrame, calendar: SessionCalendar, origin: s
 def _dates(values: pd.Series, path: Path) -> pd.Series:
     if path.suffix == ".csv":
         # a date means the day it shows, whatever time and zone follow; offsets change with summer time
-        readable = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True).notna()
-        dates = pd.to_datetime(values.str.strip().str[:10].where(readable), errors="coerce", format="ISO8601")
+        shown = values.str.strip()
+        readable = pd.to_datetime(shown, errors="coerce", format="ISO8601", utc=True).notna()
+        dates = pd.to_datetime(shown.str[:10].where(readable), errors="coerce", format="ISO8601")
     else:
         dates = pd.to_datetime(values, errors="coerce")
     if dates.isna().any():
