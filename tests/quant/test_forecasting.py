@@ -20,6 +20,7 @@ from trading_dagster.quant.forecasting import (
     InsufficientTrainingError,
     _slope_through_zero,
     fit_forecast_model,
+    fit_forecast_models,
     forecast,
     training_table,
 )
@@ -95,6 +96,16 @@ def test_two_fits_give_the_same_bytes(signal: PriceHistory, signal_model: Foreca
     assert again.booster == signal_model.booster
     assert again.parameters == signal_model.parameters
     assert again.metrics == signal_model.metrics
+
+
+def test_models_of_several_months_equal_those_fitted_one_by_one(signal: PriceHistory) -> None:
+    # what a model knows ends at its own session, however much longer the history is that was given
+    ends = signal.sessions[[FITTED - 22, FITTED - 1]]
+    together = fit_forecast_models(signal, MARKET, ends, signal.symbols[2:])
+    for end, model in zip(ends, together, strict=True):
+        alone = fit_forecast_model(signal.until(end), MARKET, signal.symbols[2:])
+        assert (model.booster, model.parameters, model.metrics) == (alone.booster, alone.parameters, alone.metrics)
+        assert (model.rows, model.fitted_to) == (alone.rows, end)
 
 
 def test_model_says_what_it_was_fitted_on(signal: PriceHistory, signal_model: ForecastModel) -> None:

@@ -12,7 +12,7 @@ from trading_dagster.assets._stage import CALENDAR, Stopwatch, partition_session
 from trading_dagster.calendar import SessionError, month_key
 from trading_dagster.checks.data_policy import DataPolicyGuard, evaluate
 from trading_dagster.quant.features import features
-from trading_dagster.quant.forecasting import fit_forecast_model
+from trading_dagster.quant.forecasting import fit_forecast_models
 from trading_dagster.quant.forecasting import forecast as forecast_rows
 from trading_dagster.quant.prices import price_history
 from trading_dagster.settings import MARKET_SYMBOL
@@ -52,24 +52,25 @@ def forecast_model(
     fitted_to = pd.DatetimeIndex([_last_session_before(month) for month in months])
     history = price_history(bars, corporate_actions)
     verdict = yield from data_policy.enforce(context, "forecast_model", history.close, fitted_to)
+    # the market that the regime stage shows at a session, not only of the symbols that may be forecast
+    _, in_market = evaluate("regime", history.close, tuple(verdict.allowed.columns), fitted_to)
     rows = []
-    for month, last in zip(months, fitted_to, strict=True):
-        allowed = verdict.allowed.loc[last]
-        # the market that the regime stage shows at that session, not only of the symbols that may be forecast
-        _, in_market = evaluate("regime", history.close, tuple(verdict.allowed.columns), fitted_to[fitted_to == last])
-        cut = history.until(last).select([str(s) for s in in_market.columns[in_market.loc[last]]])
-        model = fit_forecast_model(cut, MARKET_SYMBOL, [str(s) for s in allowed.index[allowed]])
-        context.log.info(f"forecast_model {month:%Y-%m}: {model.rows} rows to {last:%Y-%m-%d}, {model.metrics}")
-        rows.append(
-            {
-                "month": month,
-                "fitted_to": model.fitted_to,
-                "parameters": model.parameters,
-                "artifact": model.booster,
-                "training_rows": model.rows,
-                "metrics": json.dumps(model.metrics, sort_keys=True),
-            }
+    for (market, symbols), those in _months_by_symbols(in_market, verdict.allowed, months, fitted_to).items():
+        models = fit_forecast_models(
+            history.select(market), MARKET_SYMBOL, pd.DatetimeIndex(list(those.values())), symbols
         )
+        for month, model in zip(those, models, strict=True):
+            context.log.info(f"forecast_model {month:%Y-%m}: {model.rows} rows, {model.metrics}")
+            rows.append(
+                {
+                    "month": month,
+                    "fitted_to": model.fitted_to,
+                    "parameters": model.parameters,
+                    "artifact": model.booster,
+                    "training_rows": model.rows,
+                    "metrics": json.dumps(model.metrics, sort_keys=True),
+                }
+            )
     yield stage_output(
         context,
         pd.DataFrame(rows),
@@ -141,6 +142,17 @@ def forecast(
         },
         picture=forecast_picture(rows),
     )
+
+
+def _months_by_symbols(
+    in_market: pd.DataFrame, allowed: pd.DataFrame, months: pd.DatetimeIndex, fitted_to: pd.DatetimeIndex
+) -> dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]]:
+    """Months, with the session that each is fitted to, by the symbols of their market and of their model."""
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]] = {}
+    for month, last in zip(months, fitted_to, strict=True):
+        market, symbols = (tuple(map(str, usable.columns[usable.loc[last]])) for usable in (in_market, allowed))
+        groups.setdefault((market, symbols), {})[month] = last
+    return groups
 
 
 def _last_session_before(month: pd.Timestamp) -> pd.Timestamp:

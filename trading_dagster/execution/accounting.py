@@ -188,7 +188,8 @@ def _apply_actions(account: Account, market: MarketSession) -> tuple[dict[str, D
                 movements.append(CashMovement(market.session, symbol, "cash_in_lieu", rest))
         if symbol in market.dividend:
             amount = _money(positions[symbol] * market.dividend[symbol])
-            movements.append(CashMovement(market.session, symbol, "dividend", amount))
+            if amount:
+                movements.append(CashMovement(market.session, symbol, "dividend", amount))
     return positions, cash + sum((m.amount for m in movements), Decimal(0)), movements
 
 
@@ -198,11 +199,12 @@ def _fill(
     direction = 1 if order.side is Side.BUY else -1
     paid = (price * (1 + direction * costs.slippage_rate)).quantize(PRICE_STEP)
     quantity = order.quantity
-    if order.side is Side.BUY:
+    whole = _money(quantity * paid) + _money(quantity * paid * costs.commission_rate)
+    if order.side is Side.BUY and whole > cash:
         # one money step is kept back for the rounding of amount and commission
         affordable = max(cash - 2 * MONEY_STEP, Decimal(0)) / (paid * (1 + costs.commission_rate))
         quantity = min(quantity, floor_quantity(affordable, QUANTITY_STEP))
-    else:
+    elif order.side is Side.SELL:
         quantity = min(quantity, positions.get(order.symbol, Decimal(0)))
     return Fill(
         activity_id=f"{order.client_order_id}-{session:%Y%m%d}",

@@ -130,13 +130,33 @@ def fit_forecast_model(
     [0, 1]. A model whose held-out slope is negative forecasts zero. The model in use is then fitted on all
     labelled sessions with the same parameters.
     """
+    return fit_forecast_models(history, market_symbol, history.sessions[-1:], symbols)[0]
+
+
+def fit_forecast_models(
+    history: PriceHistory, market_symbol: str, fitted_to: pd.DatetimeIndex, symbols: Sequence[str] | None = None
+) -> list[ForecastModel]:
+    """Fit one model for each session of `fitted_to`, as `fit_forecast_model` does on the history cut there.
+
+    The features are computed once: those of a session do not depend on later ones. Labels do, so each model gets
+    the rows whose label was known at its session.
+    """
+    table = training_table(history.until(fitted_to.max()), market_symbol, symbols)
+    models = []
+    for last in fitted_to:
+        labelled = history.until(last).sessions[:-HORIZON]
+        models.append(_fit(table[table["session"] <= labelled[-1]] if len(labelled) else table.iloc[:0], last))
+    return models
+
+
+def _fit(table: pd.DataFrame, fitted_to: pd.Timestamp) -> ForecastModel:
+    """Validate, measure the shrinkage, and fit on all rows."""
     import xgboost
 
-    table = training_table(history, market_symbol, symbols)
     sessions = pd.DatetimeIndex(table["session"].unique())
     if len(sessions) < 2 * VALIDATION_SESSIONS:
         raise InsufficientTrainingError(
-            f"forecast_model: {len(sessions)} sessions up to {history.sessions[-1]:%Y-%m-%d} have all features and a "
+            f"forecast_model: {len(sessions)} sessions up to {fitted_to:%Y-%m-%d} have all features and a "
             f"known label; {2 * VALIDATION_SESSIONS} are needed to fit and to validate. Supply more history "
             "or start with a later month."
         )
@@ -163,7 +183,7 @@ def fit_forecast_model(
         booster=bytes(final.save_raw("ubj")),
         shrinkage=shrinkage,
         residuals=np.quantile(label - shrunk, np.linspace(0.0, 1.0, 201)),
-        fitted_to=history.sessions[-1],
+        fitted_to=fitted_to,
         rows=len(table),
         metrics=metrics,
     )

@@ -221,8 +221,9 @@ class SqlLedger:
         """
         with self.transaction() as db:
             row = db.get_one(OrderRow, client_order_id)
-            if row.state != state.value:
-                _refuse_ended(row, state)
+            if row.state == state.value and state in TERMINAL_STATES:
+                return
+            _refuse_ended(row, state)
             row.state, row.note, row.updated_at = state.value, note, datetime.now(UTC)
 
     def order_table(self, strategy: str, sessions: Iterable[date]) -> pd.DataFrame:

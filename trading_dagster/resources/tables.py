@@ -135,7 +135,7 @@ class Tables:
         return Written(len(new), changed, self.version(name))
 
     def add_revisions(self, name: str, rows: pd.DataFrame, revised_at: datetime | None = None) -> Written:
-        """Add rows that are new or differ from the newest known revision; nothing is ever overwritten.
+        """Add rows that are new or differ from the revision in force at their `known_at`; none is overwritten.
 
         Parameters
         ----------
