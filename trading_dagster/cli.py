@@ -265,7 +265,7 @@ class _Progress:
             )
         elif kind == "STEP_FAILURE":
             console.print(f"  [red]failed[/red]  {step}")
-            self.outcome.failures.append(f"{step}: {_cause(event)}")
+            self.outcome.failures.append(f"{step}: {_cause(event).removeprefix(f'{step}: ')}")
         elif kind == "STEP_SKIPPED":
             console.print(f"  [yellow]skipped[/yellow] {step}")
         elif kind == "ASSET_CHECK_EVALUATION":
@@ -337,9 +337,10 @@ def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     console.print(f"  market regime   {day.regime.replace('_', ' ')}; suits {day.suitability:.0%} of the full exposure")
     equity, first = day.equity.iloc[-1], day.equity.iloc[0]
     held = day.benchmark.iloc[-1]
+    span = f"{len(day.equity)} session{'s' if len(day.equity) > 1 else ''} since {day.equity.index[0]:%Y-%m-%d}"
     console.print(
-        f"  equity          {equity:,.2f} ({equity / first - 1:+.2%} over {len(day.equity)} sessions since "
-        f"{day.equity.index[0]:%Y-%m-%d}; deepest drawdown {day.max_drawdown:.2%}), cash {day.cash:,.2f}"
+        f"  equity          {equity:,.2f} ({equity / first - 1:+.2%} over {span}; deepest drawdown "
+        f"{day.max_drawdown:.2%}), cash {day.cash:,.2f}"
     )
     console.print(f"  buy and hold    {held:,.2f} ({held / first - 1:+.2%}), equal weights, same sessions and costs")
 
