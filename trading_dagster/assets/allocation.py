@@ -27,9 +27,8 @@ from trading_dagster.settings import MARKET_SYMBOL, Settings
         group="portfolio",
         kinds={"scikitlearn", "deltalake"},
         description=(
-            "Long-only target weights: mean-variance under a cap by skfolio, scaled to the volatility target and "
-            "to the market "
-            "regime's suitability. What is not invested stays in cash."
+            "Long-only target weights: mean-variance under a cap by skfolio, scaled to the volatility target and to "
+            "the market regime's suitability. What is not invested stays in cash."
         ),
         checks=[weights_spec("allocation")],
     )

@@ -30,9 +30,9 @@ _MODEL_OF_THE_MONTH = dg.TimeWindowPartitionMapping()
         group="forecast",
         kinds={"xgboost", "deltalake"},
         description=(
-            "Gradient-boosted trees, pooled over symbols, for the 5-session return. Month M is fitted on labels "
-            "that were "
-            "known before its first session; the trees, their shrinkage and out-of-sample figures are one row a month."
+            "Gradient-boosted trees, pooled over symbols, for the 5-session return. Month M is fitted on labels that "
+            "were known before its first session; the trees, their shrinkage and out-of-sample figures are one row a "
+            "month."
         ),
     ),
     ins={
@@ -90,8 +90,7 @@ def forecast_model(
         kinds={"xgboost", "deltalake"},
         description=(
             "Expected 5-session log return with a 90 % interval and the probability of a rise, from the month's "
-            "model, shrunk "
-            "toward zero by what it showed out of sample. Small numbers are the honest ones."
+            "model, shrunk toward zero by what it showed out of sample. Small numbers are the honest ones."
         ),
     ),
     ins={"forecast_model": dg.AssetIn(partition_mapping=_MODEL_OF_THE_MONTH)},

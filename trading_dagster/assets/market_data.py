@@ -58,8 +58,7 @@ def corporate_actions(
         kinds={"deltalake"},
         description=(
             "Daily bars as traded, complete from 2000-01-01 (or the listing) up to the session. Only what is not "
-            "stored "
-            "yet is fetched; a changed bar is a new revision beside the old one."
+            "stored yet is fetched; a changed bar is a new revision beside the old one."
         ),
     )
 )

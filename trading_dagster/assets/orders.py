@@ -34,9 +34,8 @@ class UpstreamVerdictError(RuntimeError):
         kinds={"sqlalchemy", "deltalake"},
         description=(
             "Paper orders: target minus held, committed to the ledger before they are sent, filled at the next "
-            "session's open. "
-            "A second run sends nothing. This table is a copy of the ledger's orders of the session; the ledger "
-            "is the truth."
+            "session's open. A second run sends nothing. This table is a copy of the ledger's orders of the session; "
+            "the ledger is the truth."
         ),
     )
 )

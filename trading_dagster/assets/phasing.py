@@ -21,9 +21,9 @@ SIGNIFICANT = 0.05
         group="analysis",
         kinds={"numpy", "deltalake"},
         description=(
-            "Phase, period, amplitude and significance of the nominal 20-, 40- and 80-bar cycles at the "
-            "session's close, "
-            "with the FLD, its crosses and its target. A cycle describes the past; its p-value says how seriously."
+            "Phase, period, amplitude and significance of the nominal 20-, 40- and 80-bar cycles at the session's "
+            "close, with the FLD, its crosses and its target. A cycle describes the past; its p-value says how "
+            "seriously."
         ),
     )
 )

@@ -20,9 +20,8 @@ from trading_dagster.settings import MARKET_SYMBOL
         group="analysis",
         kinds={"pandas", "deltalake"},
         description=(
-            "Bull or bear, quiet or volatile: the most probable state of each symbol and of the equal-weight "
-            "market, with "
-            "probabilities and the share of the full exposure that suits them."
+            "Bull or bear, quiet or volatile: the most probable state of each symbol and of the equal-weight market, "
+            "with probabilities and the share of the full exposure that suits them."
         ),
     )
 )

@@ -25,9 +25,8 @@ from trading_dagster.settings import Settings
         kinds={"pandas", "deltalake"},
         description=(
             "What to do with each symbol at the next open, the weight held and wanted, and the reason in words. "
-            "Changes smaller "
-            "than the no-trade band are not worth their cost. Held weights come from the ledger; over a range "
-            "they are replayed."
+            "Changes smaller than the no-trade band are not worth their cost. Held weights come from the ledger; over "
+            "a range they are replayed."
         ),
         checks=[weights_spec("signals")],
     )

@@ -19,9 +19,8 @@ from trading_dagster.quant.prices import price_history
         group="analysis",
         kinds={"pandas", "deltalake"},
         description=(
-            "Daily volatility by exponential weighting, the value at risk and expected shortfall that follow "
-            "from it, and a "
-            "stop distance."
+            "Daily volatility by exponential weighting, the value at risk and expected shortfall that follow from it, "
+            "and a stop distance."
         ),
     )
 )

@@ -201,7 +201,7 @@ def _fill(
     quantity = order.quantity
     whole = _money(quantity * paid) + _money(quantity * paid * costs.commission_rate)
     if order.side is Side.BUY and whole > cash:
-        # one money step is kept back for the rounding of amount and commission
+        # two money steps are kept back for the rounding of amount and commission
         affordable = max(cash - 2 * MONEY_STEP, Decimal(0)) / (paid * (1 + costs.commission_rate))
         quantity = min(quantity, floor_quantity(affordable, QUANTITY_STEP))
     elif order.side is Side.SELL:

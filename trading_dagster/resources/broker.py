@@ -16,12 +16,9 @@ class Broker(Protocol):
     ----------
     quantity_step : Decimal
         Smallest tradable fraction of a share.
-    replays : bool
-        Whether past sessions can be traded in order; a real broker knows only the present.
     """
 
     quantity_step: Decimal
-    replays: bool
 
     def settle(self, market: MarketSession) -> None:
         """Bring the account to the session's close: fills and corporate actions are in the ledger afterwards."""

@@ -25,7 +25,6 @@ class SimulatedBroker:
     """
 
     quantity_step = QUANTITY_STEP
-    replays = True
 
     def __init__(self, ledger: Ledger, strategy: str, initial: Account, costs: Costs) -> None:
         self.ledger = ledger
