@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trading_dagster.policy import PolicyMode
@@ -45,11 +45,26 @@ class Settings(BaseSettings):
     ledger_url: str = Field("", validation_alias=_variable("TRADING_LEDGER_URL"), repr=False)
     calendar: str = Field("XNYS", validation_alias=_variable("TRADING_CALENDAR"))
 
-    source: Literal["sample", "files"] = Field("sample", validation_alias=_variable("TRADING_SOURCE"))
+    source: Literal["sample", "files", "yahoo", "alpaca"] = Field(
+        "sample", validation_alias=_variable("TRADING_SOURCE")
+    )
     files_dir: Path | None = Field(None, validation_alias=_variable("TRADING_FILES_DIR"))
     universe: Annotated[tuple[str, ...], NoDecode] = Field(
         SAMPLE_SYMBOLS, validation_alias=_variable("TRADING_UNIVERSE")
     )
+    fetch_seconds: float = Field(
+        1800.0, gt=0, validation_alias=_variable("TRADING_FETCH_SECONDS"), description="Time budget of one fetch."
+    )
+    fetch_concurrency: int = Field(
+        4, ge=1, le=32, validation_alias=_variable("TRADING_FETCH_CONCURRENCY"), description="Requests at once."
+    )
+    alpaca_api_key: SecretStr | None = Field(None, validation_alias=_variable("ALPACA_API_KEY"))
+    alpaca_secret_key: SecretStr | None = Field(None, validation_alias=_variable("ALPACA_SECRET_KEY"))
+    alpaca_data_endpoint: str = Field("https://data.alpaca.markets", validation_alias=_variable("ALPACA_DATA_ENDPOINT"))
+    alpaca_feed: Literal["iex", "sip"] = Field(
+        "sip", validation_alias=_variable("TRADING_ALPACA_FEED"), description="All exchanges, or IEX alone."
+    )
+    yahoo_endpoint: str = Field("", validation_alias=_variable("YAHOO_ENDPOINT"))
     policy: PolicyMode = Field("abort", validation_alias=_variable("TRADING_POLICY"))
 
     broker: Literal["simulated"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))
@@ -81,8 +96,8 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         path = Path(value)
-        # a symbol may hold a dot, as BRK.B does
-        if path.is_file() or "/" in value or path.suffix in (".txt", ".csv"):
+        # a symbol may hold a dot, as BRK.B does; a long list of them is no name that a file system could look up
+        if "," not in value and (path.is_file() or "/" in value or path.suffix in (".txt", ".csv")):
             if not path.is_file():
                 raise ValueError(f"TRADING_UNIVERSE names the file {value!r}, which does not exist")
             value = path.read_text(encoding="utf-8").replace("\n", ",")
@@ -98,6 +113,8 @@ class Settings(BaseSettings):
             )
         if self.source == "files" and self.files_dir is None:
             raise ValueError("TRADING_SOURCE=files needs TRADING_FILES_DIR, the folder of SYMBOL.csv or .parquet files")
+        if self.source == "alpaca" and (self.alpaca_api_key is None or self.alpaca_secret_key is None):
+            raise ValueError("TRADING_SOURCE=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY, the keys of an account")
         return self
 
     @property
