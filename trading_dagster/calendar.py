@@ -97,9 +97,23 @@ class SessionCalendar:
         latest = int((recent.dt.hour * 60 + recent.dt.minute).max())
         return divmod(max(17 * 60 + 30, min(latest + 60, 24 * 60 - 1)), 60)
 
-    def next_open_time(self, session: pd.Timestamp) -> pd.Timestamp:
-        """Opening time of the session after `session`, UTC."""
-        return self._calendar.session_open(self.next(session))
+    def close_times(self, sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
+        """Closing time of each session, UTC."""
+        return pd.DatetimeIndex(self._calendar.closes.iloc[self.sessions.get_indexer(sessions)]).as_unit("us")
+
+    def next_open_times(self, sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
+        """Opening time of the session after each session, UTC: what became known until then, it may know."""
+        if len(sessions):
+            self.next(sessions[-1])  # says so where the calendar ends
+        return pd.DatetimeIndex(self._calendar.opens.iloc[self.sessions.get_indexer(sessions) + 1]).as_unit("us")
+
+    def back(self, session: pd.Timestamp, count: int) -> pd.Timestamp:
+        """Return the session `count` sessions before `session`, or the first there is."""
+        return self.sessions[max(int(self.sessions.get_loc(session)) - count, 0)]
+
+    def count_after(self, session: pd.Timestamp, last: pd.Timestamp) -> int:
+        """Count the sessions after `session` up to `last`."""
+        return int(self.sessions.searchsorted(last, side="right") - self.sessions.searchsorted(session, side="right"))
 
     def last_closed(self, now: datetime) -> pd.Timestamp:
         """Return the newest session whose close is not after `now`."""

@@ -5,6 +5,7 @@ Belongs here: whether a change is worth making, and why. Does not belong here: s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -42,6 +43,7 @@ def decide(
     *,
     no_trade_band: float,
     max_gross: float,
+    waiting: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Decide for every symbol that is allocated or held.
 
@@ -57,6 +59,8 @@ def decide(
         Smallest change of weight that is worth its cost.
     max_gross : float
         Bound on the sum of weights after the decisions.
+    waiting : mapping of str to str, optional
+        Symbols that cannot be judged at the session, with the reason: what is held of them stays.
 
     Returns
     -------
@@ -70,12 +74,15 @@ def decide(
     not wanted. Positions kept by the band may make the sum exceed `max_gross`; then all buys are cut by the
     same factor.
     """
+    waiting = waiting or {}
     rows = []
     for symbol in sorted(set(target) | {s for s, weight in held.items() if weight != 0.0}):
         want, have = target.get(symbol, 0.0), held.get(symbol, 0.0)
         change = want - have
         leave = want == 0.0 and have != 0.0
-        if change != 0.0 and (leave or abs(change) >= no_trade_band):
+        if symbol in waiting:
+            action, want = "HOLD", have
+        elif change != 0.0 and (leave or abs(change) >= no_trade_band):
             action = "BUY" if change > 0 else "SELL"
         else:
             action, want = "HOLD", have
@@ -85,7 +92,7 @@ def decide(
     known = [evidence.get(symbol) for symbol in decided["symbol"]]
     decided["confidence"] = [e.confidence if e else 0.0 for e in known]
     decided["reason"] = [
-        _reason(action, want, have, e, target.get(symbol, 0.0), no_trade_band)
+        waiting.get(symbol) or _reason(action, want, have, e, target.get(symbol, 0.0), no_trade_band)
         for (symbol, action, want, have), e in zip(
             decided[["symbol", "action", "target_weight", "current_weight"]].itertuples(index=False),
             known,

@@ -23,9 +23,9 @@ class MissingInputError(RuntimeError):
 class TableIOManager(dg.IOManager):
     """Store each asset as the table of its name.
 
-    A reader of a table with history gets all rows up to its last session, as known before the next session
-    opened; a reader of any other table gets the rows of its own partitions, and an error that names the
-    command where one is missing.
+    A reader of a table with history gets all rows up to its last session, with every revision that was known
+    before the next session opened; a reader of any other table gets the rows of its own partitions, and an
+    error that names the command where one is missing.
     """
 
     def __init__(self, tables: Tables, calendar: SessionCalendar) -> None:
@@ -51,8 +51,9 @@ class TableIOManager(dg.IOManager):
         schema = TABLES[name]
         last = pd.Timestamp(keys[-1])
         if schema.history:
-            known_at = self.calendar.next_open_time(self.calendar.session(last)).to_pydatetime()
-            return self.tables.read(name, as_of=last, known_at=known_at)
+            sessions = pd.DatetimeIndex([self.calendar.session(last)])
+            known_at = self.calendar.next_open_times(sessions)[0].to_pydatetime()
+            return self.tables.read(name, as_of=last, known_at=known_at, every_revision=True)
         rows = self.tables.read(name, first=pd.Timestamp(keys[0]), as_of=last)
         if not schema.may_be_empty:
             present = set(rows[schema.partition_column].dt.strftime("%Y-%m-%d"))

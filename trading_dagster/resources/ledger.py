@@ -82,5 +82,8 @@ class Ledger(Protocol):
     def verdicts(self, session: date, assets: Sequence[str]) -> dict[str, bool]:
         """Latest verdict on each of the assets that has one for the session."""
 
+    def newest_passed(self, asset: str) -> date | None:
+        """Newest session for which an asset has a verdict that passed."""
+
     def count_verdicts(self, sessions: Iterable[date]) -> tuple[int, int]:
         """Verdicts that passed, and all of them, over the given sessions."""

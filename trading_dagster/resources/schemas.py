@@ -27,7 +27,7 @@ class TableSchema:
     Attributes
     ----------
     name : str
-        Also the asset's key.
+        Also the asset's key, except of `quarantine` and `fetches`, which are kept by `bars`.
     key : tuple of str
         Columns that identify a row; the first is the partition's date.
     columns : tuple of Column
@@ -101,6 +101,45 @@ _TABLES = (
             _number("value", "new shares per old share; cash per share as traded"),
             Column("source", TEXT, "where the action came from"),
             _KNOWN_AT,
+        ),
+        history=True,
+        revisions=True,
+        may_be_empty=True,
+    ),
+    TableSchema(
+        "quarantine",
+        ("session", "symbol"),
+        (
+            Column("session", DATE, "date of the bar, which need not be a session"),
+            _SYMBOL,
+            _number("open", "as the source gave it", True),
+            _number("high", "as the source gave it", True),
+            _number("low", "as the source gave it", True),
+            _number("close", "as the source gave it"),
+            _number("volume", "as the source gave it", True),
+            Column("source", TEXT, "where the bar came from"),
+            Column("reason", TEXT, "`jump`, `spike` (a jump that the next bar reverted) or `phantom`"),
+            Column("detail", TEXT, "what was measured, and against which bound"),
+            Column("state", TEXT, "`quarantined`, or `released` by an operator"),
+            Column("operator", TEXT, "who released it; empty until then"),
+            Column("note", TEXT, "why it was released; empty until then"),
+            _KNOWN_AT,
+        ),
+        history=True,
+        revisions=True,
+        may_be_empty=True,
+    ),
+    TableSchema(
+        "fetches",
+        ("session", "asset", "symbol"),
+        (
+            Column("session", DATE, "last session asked for"),
+            Column("asset", TEXT, "`bars` or `corporate_actions`"),
+            _SYMBOL,
+            Column("last_bar", DATE, "newest bar of the symbol then; missing for actions and without any", True),
+            Column("columns", TEXT, "columns of the source's answer, as it names them"),
+            Column("source", TEXT, "who was asked"),
+            Column("known_at", TIME, "when it answered"),
         ),
         history=True,
         revisions=True,

@@ -297,6 +297,13 @@ class SqlLedger:
         with self.transaction() as db:
             return {row.asset: row.passed for row in db.scalars(query)}
 
+    def newest_passed(self, asset: str) -> date | None:
+        """Newest session for which an asset has a verdict that passed."""
+        passed = (PolicyVerdictRow.asset == asset, PolicyVerdictRow.passed)
+        query = select(func.max(PolicyVerdictRow.session)).where(*passed)
+        with self.transaction() as db:
+            return db.scalar(query)
+
     def count_verdicts(self, sessions: Iterable[date]) -> tuple[int, int]:
         """Verdicts that passed, and all of them, over the given sessions."""
         query = select(PolicyVerdictRow.passed).where(PolicyVerdictRow.session.in_(list(sessions)))
