@@ -61,14 +61,18 @@ def main() -> None:
 @click.option("--session", help="One session, YYYY-MM-DD.")
 @click.option("--from", "first", help="First session of a range.")
 @click.option("--to", "last", help="Last session of a range.")
-def run(session: str | None, first: str | None, last: str | None) -> None:
+@click.option(
+    "--accept-changed-columns", is_flag=True,
+    help="Take answers of the source whose columns differ from those before, and compare with them from now on.",
+)  # fmt: skip
+def run(session: str | None, first: str | None, last: str | None, accept_changed_columns: bool) -> None:
     """Run the daily stages for one session or a range, training the months' models that are missing."""
     if (session is None) == (first is None or last is None) or (first is None) != (last is None):
         raise click.UsageError("give either --session D, or both --from A and --to B")
     with _user_errors():
         settings = load_settings()
         _prepare_home(settings)
-        ok = _run(settings, session or str(first), session or str(last))
+        ok = _run(settings, session or str(first), session or str(last), accept_changed_columns)
     sys.exit(0 if ok else FAILED)
 
 
@@ -88,6 +92,55 @@ def summary(session: str | None) -> None:
         at = newest if session is None else session_calendar(settings.calendar).session(session)
         assert at is not None
         _print_summary(_summary(settings, at))
+
+
+@main.group()
+def quarantine() -> None:
+    """Bars that were not believed: list them, let one in."""
+
+
+@quarantine.command("list")
+@click.option("--all", "everything", is_flag=True, help="Released ones too.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def quarantine_list(everything: bool, as_json: bool) -> None:
+    """Print the bars in quarantine, newest first, with the reason."""
+    with _user_errors():
+        from trading_dagster.resources.quarantine import listing
+        from trading_dagster.resources.tables import Tables
+
+        rows = listing(Tables(load_settings().resolved_tables_uri), everything=everything)
+    if as_json:
+        click.echo(rows.to_json(orient="records", date_format="iso", date_unit="s"))
+        return
+    console.print(f"{len(rows)} bars" + (" in quarantine" if not everything else ", released ones included"))
+    table = Table(box=None, padding=(0, 1))
+    for column in ("symbol", "session", "close", "state", "why"):
+        table.add_column(column, justify="right" if column == "close" else "left", no_wrap=column != "why")
+    for row in rows.itertuples():
+        why = f"{row.reason}: {row.detail}" + (f"; released by {row.operator}: {row.note}" if row.operator else "")
+        table.add_row(row.symbol, f"{row.session:%Y-%m-%d}", f"{row.close:,.4f}", row.state, why)
+    console.print(table)
+
+
+@quarantine.command("release")
+@click.argument("symbol")
+@click.argument("session")
+@click.option("--operator", required=True, help="Who says so.")
+@click.option("--reason", required=True, help="Why the bar is true.")
+@click.option(
+    "--since-close", is_flag=True,
+    help="Let it count as known since its session's close: past sessions change when they are run again.",
+)  # fmt: skip
+def quarantine_release(symbol: str, session: str, operator: str, reason: str, since_close: bool) -> None:
+    """Let the bar of SYMBOL at SESSION into `bars`."""
+    with _user_errors():
+        from trading_dagster.calendar import session_calendar
+        from trading_dagster.resources.quarantine import release
+        from trading_dagster.resources.tables import Tables
+
+        settings = load_settings()
+        tables, calendar = Tables(settings.resolved_tables_uri), session_calendar(settings.calendar)
+        console.print(release(tables, calendar, symbol, session, operator, reason, since_close=since_close))
 
 
 @main.command()
@@ -110,10 +163,11 @@ def _user_errors() -> Iterator[None]:
     """Print errors that the user can mend without a traceback."""
     from trading_dagster.calendar import SessionError
     from trading_dagster.execution.day_summary import SummaryError
+    from trading_dagster.resources.quarantine import QuarantineError
 
     try:
         yield
-    except (SettingsError, SessionError, SummaryError) as error:
+    except (SettingsError, SessionError, SummaryError, QuarantineError) as error:
         errors.print(f"[red]error:[/red] {error}", markup=True)
         sys.exit(WRONG_USE)
 
@@ -152,7 +206,7 @@ class _Outcome:
         self.orders_submitted += other.orders_submitted
 
 
-def _run(settings: Settings, first: str, last: str) -> bool:
+def _run(settings: Settings, first: str, last: str, accept_changed_columns: bool) -> bool:
     from trading_dagster.calendar import SessionError, month_key, session_calendar
 
     calendar = session_calendar(settings.calendar)
@@ -177,12 +231,12 @@ def _run(settings: Settings, first: str, last: str) -> bool:
         months = [key for key in dict.fromkeys(map(month_key, sessions)) if key not in there]
         if months:
             before = calendar.previous(calendar.first_session_of_month(months[-1]))
-            total.add(_execute(instance, defs, "daily", [before.strftime("%Y-%m-%d")], ["bars", "corporate_actions"]))
+            total.add(_execute(instance, defs, "fetch", [f"{before:%Y-%m-%d}"], accept_changed_columns))
             for group in _consecutive(months):
                 if total.success:
                     total.add(_execute(instance, defs, "training", group))
         if total.success:
-            total.add(_execute(instance, defs, "daily", [f"{s:%Y-%m-%d}" for s in sessions]))
+            total.add(_execute(instance, defs, "daily", [f"{s:%Y-%m-%d}" for s in sessions], accept_changed_columns))
     if not total.success:
         errors.print("\n[red bold]The run failed.[/red bold]")
         for failure in total.failures:
@@ -212,14 +266,14 @@ def _execute(
     defs: dg.Definitions,
     job_name: str,
     keys: Sequence[str],
-    assets: Sequence[str] | None = None,
+    accept_changed_columns: bool = False,
 ) -> _Outcome:
     """Run a job over a range of partitions in this process, printing each stage as it ends."""
-    import dagster as dg
-
     tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
     if len(keys) > 1:
         tags |= {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    decided = {"config": {"accept_changed_columns": True}}
+    ops = dict.fromkeys(("bars", "corporate_actions"), decided) if accept_changed_columns else {}
     run_id = str(uuid.uuid4())
     outcome = _Outcome()
     with console.status("starting") as status:
@@ -228,11 +282,10 @@ def _execute(
             instance=instance,
             run_id=run_id,
             partition_key=keys[0] if len(keys) == 1 else None,
-            asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
             tags=tags,
             raise_on_error=False,
             # the events are shown as progress; as log lines they would bury it
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops},
         )
     outcome.success = result.success
     return outcome
@@ -251,6 +304,8 @@ class _Progress:
     def __call__(self, entry: dg.EventLogEntry, *_: object) -> None:
         event = entry.dagster_event
         if event is None:
+            # what a stage says of itself, such as how far a fetch has come
+            self.status.update(entry.user_message)
             return
         kind, step = event.event_type_value, event.step_key or ""
         if kind == "STEP_START":

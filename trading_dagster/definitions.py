@@ -17,8 +17,10 @@ from trading_dagster.assets.regime import regime
 from trading_dagster.assets.signals import signals
 from trading_dagster.assets.volatility import volatility
 from trading_dagster.checks.data_policy import DataPolicyGuard
+from trading_dagster.checks.freshness import build_freshness_checks
 from trading_dagster.execution.accounting import Account, Costs
 from trading_dagster.jobs import ALL_JOBS
+from trading_dagster.resources.alpaca_source import AlpacaSource
 from trading_dagster.resources.broker import Broker
 from trading_dagster.resources.files_source import FilesSource
 from trading_dagster.resources.io_manager import TableIOManager
@@ -27,6 +29,7 @@ from trading_dagster.resources.market_data import MarketDataSource
 from trading_dagster.resources.sample_source import SampleSource
 from trading_dagster.resources.simulated_broker import SimulatedBroker
 from trading_dagster.resources.tables import Tables
+from trading_dagster.resources.yahoo_source import YahooSource
 from trading_dagster.schedules import build_schedules
 from trading_dagster.sensors import build_missed_session_sensor
 from trading_dagster.settings import Settings, load_settings
@@ -68,6 +71,8 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     def data_policy(context: dg.InitResourceContext) -> DataPolicyGuard:
         return DataPolicyGuard(
             context.resources.ledger,
+            tables,
+            CALENDAR,
             settings.policy,
             settings.universe,
             settings.data_dir.absolute() / "logs" / "policy_violations.log",
@@ -99,6 +104,7 @@ def build_definitions(
     resources = build_resources(settings or load_settings())
     return dg.Definitions(
         assets=ASSETS,
+        asset_checks=build_freshness_checks(CALENDAR),
         resources={**resources, **(resource_overrides or {})},
         jobs=ALL_JOBS,
         schedules=build_schedules(CALENDAR),
@@ -110,7 +116,21 @@ def build_definitions(
 def _source(settings: Settings) -> MarketDataSource:
     if settings.source == "files":
         assert settings.files_dir is not None  # the settings refuse this combination
-        return FilesSource(settings.files_dir, CALENDAR)
+        return FilesSource(settings.files_dir)
+    if settings.source == "yahoo":
+        return YahooSource(CALENDAR, settings.yahoo_endpoint, settings.fetch_concurrency, settings.fetch_seconds)
+    if settings.source == "alpaca":
+        assert settings.alpaca_api_key is not None  # likewise
+        assert settings.alpaca_secret_key is not None
+        return AlpacaSource(
+            CALENDAR,
+            settings.alpaca_api_key.get_secret_value(),
+            settings.alpaca_secret_key.get_secret_value(),
+            settings.alpaca_data_endpoint,
+            settings.alpaca_feed,
+            settings.fetch_concurrency,
+            settings.fetch_seconds,
+        )
     return SampleSource()
 
 

@@ -1,10 +1,19 @@
 """Jobs: the daily pipeline, the monthly training, the backfill of the research stages."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
-DAILY_ASSETS = dg.AssetSelection.tag("cadence", "daily")
+from trading_dagster.calendar import session_calendar
+from trading_dagster.checks.freshness import CHECK_NAME, WATCHED
+from trading_dagster.resources.quarantine import release
+from trading_dagster.resources.tables import Tables
+from trading_dagster.settings import load_settings
+
+FRESHNESS_CHECKS = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(asset), CHECK_NAME) for asset in WATCHED))
+# whether all is up to date now has nothing to do with the session of a run
+DAILY_ASSETS = dg.AssetSelection.tag("cadence", "daily") - FRESHNESS_CHECKS
 MONTHLY_ASSETS = dg.AssetSelection.tag("cadence", "monthly")
 
 daily_job = dg.define_asset_job(
@@ -15,6 +24,13 @@ daily_job = dg.define_asset_job(
     description="All daily stages of one session or a range, from bars to paper orders.",
     # an execution that failed is looked at by a person, never repeated by the machine
     tags={"dagster/max_retries": "0"},
+)
+
+fetch_job = dg.define_asset_job(
+    "fetch",
+    selection=dg.AssetSelection.assets("bars", "corporate_actions") - FRESHNESS_CHECKS,
+    executor_def=dg.in_process_executor,
+    description="Market data alone, up to a session.",
 )
 
 training_job = dg.define_asset_job(
@@ -31,4 +47,55 @@ research_backfill_job = dg.define_asset_job(
     description="All daily stages but the orders: past sessions are studied, not traded.",
 )
 
-ALL_JOBS = [daily_job, training_job, research_backfill_job]
+freshness_job = dg.define_asset_job(
+    "freshness",
+    selection=FRESHNESS_CHECKS,
+    executor_def=dg.in_process_executor,
+    description="Is the newest session there that should be? Materialises nothing.",
+)
+
+
+class ReleaseConfig(dg.Config):
+    """Which bar to let out of quarantine, who says so, and why.
+
+    Attributes
+    ----------
+    symbol, session : str
+        The bar; the date as YYYY-MM-DD.
+    operator, reason : str
+        Written beside the bar.
+    since_close : bool
+        Let the bar count as known since its session's close: past partitions change when they are run again.
+    """
+
+    symbol: str
+    session: str
+    operator: str
+    reason: str
+    since_close: bool = False
+
+
+@dg.op(description="Let one bar out of quarantine.")
+def release_bar(context: dg.OpExecutionContext, config: ReleaseConfig, tables: dg.ResourceParam[Tables]) -> None:
+    """Release the bar that the config names."""
+    calendar = session_calendar(load_settings().calendar)
+    told = release(
+        tables, calendar, config.symbol, config.session, config.operator, config.reason, since_close=config.since_close
+    )
+    context.log.info(told)
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Let one bar out of quarantine, with a name and a reason.")
+def release_quarantined_bar() -> None:
+    """Release a bar; the same as `trading quarantine release`."""
+    release_bar()
+
+
+ALL_JOBS: Sequence[Any] = [
+    daily_job,
+    fetch_job,
+    training_job,
+    research_backfill_job,
+    freshness_job,
+    release_quarantined_bar,
+]

@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.calendar import SessionCalendar, SessionError, month_key
-from trading_dagster.jobs import daily_job, training_job
+from trading_dagster.jobs import daily_job, freshness_job, training_job
 from trading_dagster.resources.market_data import MarketDataSource
 
 
@@ -55,4 +55,11 @@ def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition
         key = month_key(now)
         return dg.RunRequest(run_key=key, partition_key=key)
 
-    return [daily_schedule, training_schedule]
+    freshness_schedule = dg.ScheduleDefinition(
+        name="freshness_schedule",
+        job=freshness_job,
+        cron_schedule="0 * * * *",
+        execution_timezone=calendar.timezone,
+        description="Every hour: is the newest session there that should be?",
+    )
+    return [daily_schedule, training_schedule, freshness_schedule]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +14,11 @@ import pandas as pd
 from trading_dagster.assets._pictures import Picture, png_markdown
 from trading_dagster.calendar import SessionCalendar, session_calendar
 from trading_dagster.checks.data_policy import data_policy_spec
+from trading_dagster.execution.accounting import MarketSession, market_sessions
+from trading_dagster.quant.prices import KnownHistory, known_histories
 from trading_dagster.resources.io_manager import read_versions
-from trading_dagster.resources.schemas import TABLES
+from trading_dagster.resources.lineage import LINEAGE, column_lineage
+from trading_dagster.resources.schemas import TABLES, Column
 from trading_dagster.settings import load_settings
 
 # dagster marks these as beta at each use; its version is pinned, so the user need not read that on every command
@@ -82,6 +85,28 @@ def partition_sessions(context: dg.AssetExecutionContext) -> pd.DatetimeIndex:
     return pd.DatetimeIndex([CALENDAR.closed(key, now) for key in sorted(context.partition_keys)])
 
 
+def histories(bars: pd.DataFrame, corporate_actions: pd.DataFrame, sessions: pd.DatetimeIndex) -> list[KnownHistory]:
+    """Price histories as known to each of the sessions: one, unless a revision came in between."""
+    return known_histories(bars, corporate_actions, sessions, CALENDAR.next_open_times(sessions))
+
+
+def markets(
+    known: Sequence[KnownHistory], span: pd.DatetimeIndex, gone: Mapping[str, pd.Timestamp]
+) -> list[MarketSession]:
+    """Sessions that an account passes, each as it was known; those between the run's are seen by the next of these."""
+    found: list[MarketSession] = []
+    for part in known:
+        rows = span[span <= part.sessions[-1]]
+        found += market_sessions(part.history, rows, gone)
+        span = span[len(rows) :]
+    return found
+
+
+def observed(known: Sequence[KnownHistory]) -> list[tuple[pd.DatetimeIndex, pd.DataFrame]]:
+    """What the data policy asks of histories."""
+    return [(part.sessions, part.history.observed) for part in known]
+
+
 class Stopwatch:
     """Time since a stage began."""
 
@@ -131,10 +156,17 @@ def stage_output(
         rows,
         metadata={
             "seconds": stopwatch.seconds,
+            "dagster/column_lineage": column_lineage(context.asset_key.to_user_string()),
             "input_versions": dg.JsonMetadataValue(read_versions(**inputs)),
             **(facts or {}),
         },
     )
+
+
+def _described(name: str, column: Column) -> str:
+    """Meaning of a column and what it is computed from: the UI shows a column's lineage nowhere else."""
+    sources = LINEAGE[name].get(column.name, ())
+    return column.description + (f" (from {', '.join(sources)})" if sources else "")
 
 
 def _column_schema(name: str) -> dg.TableSchema:
@@ -143,7 +175,7 @@ def _column_schema(name: str) -> dg.TableSchema:
             dg.TableColumn(
                 column.name,
                 str(column.type),
-                column.description,
+                _described(name, column),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in TABLES[name].columns

@@ -9,7 +9,9 @@ import pandas as pd
 from trading_dagster.assets._pictures import allocation_picture
 from trading_dagster.assets._stage import (
     Stopwatch,
+    histories,
     market_suitability,
+    observed,
     partition_sessions,
     stage,
     stage_output,
@@ -17,7 +19,6 @@ from trading_dagster.assets._stage import (
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.decisions import check_weights, weights_spec
 from trading_dagster.quant.allocation import allocation as target_weights
-from trading_dagster.quant.prices import price_history
 from trading_dagster.settings import MARKET_SYMBOL, Settings
 
 
@@ -45,19 +46,23 @@ def allocation(
 ) -> Iterator[Any]:
     """Optimise each session."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "allocation", history.close, sessions)
-    rows = target_weights(
-        history.select(verdict.symbols),
-        sessions,
-        verdict.keep(forecast),
-        volatility,
-        market_suitability(regime, MARKET_SYMBOL),
-        max_weight=settings.max_weight,
-        max_gross=settings.max_gross,
-        volatility_target=settings.volatility_target,
-        risk_aversion=settings.risk_aversion,
-    )
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "allocation", observed(known))
+    parts = [
+        target_weights(
+            part.history.select(verdict.symbols),
+            part.sessions,
+            verdict.keep(forecast),
+            volatility,
+            market_suitability(regime, MARKET_SYMBOL),
+            max_weight=settings.max_weight,
+            max_gross=settings.max_gross,
+            volatility_target=settings.volatility_target,
+            risk_aversion=settings.risk_aversion,
+        )
+        for part in known
+    ]
+    rows = pd.concat(parts, ignore_index=True)
     yield check_weights("allocation", rows, "weight", max_weight=settings.max_weight, max_gross=settings.max_gross)
     yield stage_output(
         context,

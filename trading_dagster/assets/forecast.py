@@ -1,20 +1,28 @@
 """Forecast: the monthly model and the daily expected returns."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
 from trading_dagster.assets._pictures import forecast_picture
-from trading_dagster.assets._stage import CALENDAR, Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import (
+    CALENDAR,
+    Stopwatch,
+    histories,
+    observed,
+    partition_sessions,
+    stage,
+    stage_output,
+)
 from trading_dagster.calendar import SessionError, month_key
-from trading_dagster.checks.data_policy import DataPolicyGuard, evaluate
+from trading_dagster.checks.data_policy import DataPolicyGuard, Verdict, evaluate
 from trading_dagster.quant.features import features
 from trading_dagster.quant.forecasting import fit_forecast_models
 from trading_dagster.quant.forecasting import forecast as forecast_rows
-from trading_dagster.quant.prices import price_history
+from trading_dagster.quant.prices import KnownHistory
 from trading_dagster.settings import MARKET_SYMBOL
 
 # month M is fitted on what was known before its first session: the sessions up to the end of month M - 1
@@ -50,14 +58,12 @@ def forecast_model(
     stopwatch = Stopwatch()
     months = pd.DatetimeIndex(sorted(context.partition_keys))
     fitted_to = pd.DatetimeIndex([_last_session_before(month) for month in months])
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "forecast_model", history.close, fitted_to)
-    # the market that the regime stage shows at a session, not only of the symbols that may be forecast
-    _, in_market = evaluate("regime", history.close, tuple(verdict.allowed.columns), fitted_to)
+    known = histories(bars, corporate_actions, fitted_to)
+    verdict = yield from data_policy.enforce(context, "forecast_model", observed(known))
     rows = []
-    for (market, symbols), those in _months_by_symbols(in_market, verdict.allowed, months, fitted_to).items():
+    for part, market, symbols, those in _fits(known, verdict, dict(zip(fitted_to, months, strict=True))):
         models = fit_forecast_models(
-            history.select(market), MARKET_SYMBOL, pd.DatetimeIndex(list(those.values())), symbols
+            part.history.select(market), MARKET_SYMBOL, pd.DatetimeIndex(list(those.values())), symbols
         )
         for month, model in zip(those, models, strict=True):
             context.log.info(f"forecast_model {month:%Y-%m}: {model.rows} rows, {model.metrics}")
@@ -107,12 +113,13 @@ def forecast(
 ) -> Iterator[Any]:
     """Forecast each session with its month's model."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "forecast", history.close, sessions)
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "forecast", observed(known))
     table = pd.concat(
         [
-            features(history.select(symbols), those, phasing, regime, volatility, MARKET_SYMBOL)
-            for symbols, those in verdict.groups()
+            features(part.history.select(symbols), those, phasing, regime, volatility, MARKET_SYMBOL)
+            for part in known
+            for symbols, those in verdict.groups(part.sessions)
         ]
     )
     parts = []
@@ -143,15 +150,31 @@ def forecast(
     )
 
 
-def _months_by_symbols(
-    in_market: pd.DataFrame, allowed: pd.DataFrame, months: pd.DatetimeIndex, fitted_to: pd.DatetimeIndex
-) -> dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]]:
-    """Months, with the session that each is fitted to, by the symbols of their market and of their model."""
-    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]] = {}
-    for month, last in zip(months, fitted_to, strict=True):
-        market, symbols = (tuple(map(str, usable.columns[usable.loc[last]])) for usable in (in_market, allowed))
-        groups.setdefault((market, symbols), {})[month] = last
-    return groups
+def _fits(
+    known: Sequence[KnownHistory], verdict: Verdict, months: Mapping[pd.Timestamp, pd.Timestamp]
+) -> Iterator[tuple[KnownHistory, list[str], list[str], dict[pd.Timestamp, pd.Timestamp]]]:
+    """Months that are fitted together, since they know the same history and have the same symbols.
+
+    Parameters
+    ----------
+    months : mapping of Timestamp to Timestamp
+        Session that a month is fitted to, to the month.
+
+    Yields
+    ------
+    history, symbols of its market, symbols of the model, months with the session that each is fitted to
+    """
+    universe = tuple(verdict.allowed.columns)
+    for part in known:
+        # the market that the regime stage shows at a session, not only of the symbols that may be forecast
+        _, in_market = evaluate("regime", part.history.observed, universe, part.sessions)
+        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]] = {}
+        for last in part.sessions:
+            flags = (in_market.allowed, verdict.allowed)
+            market, symbols = (tuple(map(str, usable.columns[usable.loc[last]])) for usable in flags)
+            groups.setdefault((market, symbols), {})[months[last]] = last
+        for (market, symbols), those in groups.items():
+            yield part, list(market), list(symbols), those
 
 
 def _last_session_before(month: pd.Timestamp) -> pd.Timestamp:

@@ -7,12 +7,19 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.assets._pictures import equity_picture
-from trading_dagster.assets._stage import CALENDAR, Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import (
+    CALENDAR,
+    Stopwatch,
+    histories,
+    markets,
+    observed,
+    partition_sessions,
+    stage,
+    stage_output,
+)
 from trading_dagster.checks.data_policy import DataPolicyGuard
-from trading_dagster.execution.accounting import market_sessions
 from trading_dagster.execution.trading_session import trade_session
 from trading_dagster.quant.performance import equal_weight_buy_and_hold
-from trading_dagster.quant.prices import price_history
 from trading_dagster.resources.broker import Broker
 from trading_dagster.resources.ledger import Ledger
 from trading_dagster.settings import Settings
@@ -51,17 +58,17 @@ def orders(
 ) -> Iterator[Any]:
     """Trade each session in order."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    yield from data_policy.enforce(context, "orders", history.close, sessions)
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "orders", observed(known))
     for session in sessions:
         _require_verdicts(ledger, session)
     start = ledger.last_recorded_session(settings.strategy)
     # sessions that were skipped since the account was last brought forward are settled without new orders
     first = sessions[0] if start is None or start >= sessions[0] else CALENDAR.next(start)
-    span = history.sessions[(history.sessions >= first) & (history.sessions <= sessions[-1])]
+    span = CALENDAR.between(first, sessions[-1])
     decisions = {at: part.set_index("symbol") for at, part in signals.groupby("session")}
     planned = submitted = decided_before = 0
-    for market in market_sessions(history, span):
+    for market in markets(known, span, verdict.gone):
         at = pd.Timestamp(market.session)
         if at not in decisions:
             broker.settle(market)
@@ -82,7 +89,7 @@ def orders(
     rows = ledger.order_table(settings.strategy, [session.date() for session in sessions])
     equity = ledger.equity_curve(settings.strategy)["equity"].loc[: sessions[-1]]
     benchmark = equal_weight_buy_and_hold(
-        history.select(settings.universe),
+        known[-1].history.select(settings.universe),
         pd.DatetimeIndex(equity.index),
         float(settings.initial_cash),
         float(settings.commission_rate + settings.slippage_rate),

@@ -7,10 +7,9 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.assets._pictures import phasing_picture
-from trading_dagster.assets._stage import Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import Stopwatch, histories, observed, partition_sessions, stage, stage_output
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.quant import cycles
-from trading_dagster.quant.prices import price_history
 
 SIGNIFICANT = 0.05
 
@@ -35,10 +34,11 @@ def phasing(
 ) -> Iterator[Any]:
     """Fit the cycles."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "phasing", history.close, sessions)
-    history = history.select(verdict.symbols)
-    rows = verdict.keep(cycles.phasing(history, sessions))
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "phasing", observed(known))
+    rows = pd.concat([cycles.phasing(k.history.select(verdict.symbols), k.sessions) for k in known])
+    rows = verdict.keep(rows.reset_index(drop=True))
+    history = known[-1].history.select(verdict.symbols)
     newest, symbol = history.sessions[-1], history.symbols[0]
     value = (history.total_return[symbol] / history.factor.loc[newest, symbol]).iloc[-160:]
     displaced = (history.total_return[symbol] / history.factor.loc[newest, symbol]).shift(20).iloc[-160:]

@@ -7,10 +7,9 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.assets._pictures import regime_picture
-from trading_dagster.assets._stage import Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import Stopwatch, histories, observed, partition_sessions, stage, stage_output
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.quant import regime as regimes
-from trading_dagster.quant.prices import price_history
 from trading_dagster.settings import MARKET_SYMBOL
 
 
@@ -33,9 +32,13 @@ def regime(
 ) -> Iterator[Any]:
     """Classify trend and volatility."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "regime", history.close, sessions)
-    parts = [regimes.regime(history.select(symbols), those, MARKET_SYMBOL) for symbols, those in verdict.groups()]
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "regime", observed(known))
+    parts = [
+        regimes.regime(part.history.select(symbols), those, MARKET_SYMBOL)
+        for part in known
+        for symbols, those in verdict.groups(part.sessions)
+    ]
     rows = pd.concat(parts, ignore_index=True).sort_values(["session", "symbol"], ignore_index=True)
     market = rows[rows["symbol"] == MARKET_SYMBOL]
     yield stage_output(

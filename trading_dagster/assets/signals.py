@@ -6,16 +6,26 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from trading_dagster.assets._stage import Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import (
+    CALENDAR,
+    Stopwatch,
+    histories,
+    markets,
+    observed,
+    partition_sessions,
+    stage,
+    stage_output,
+)
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.decisions import check_weights, weights_spec
-from trading_dagster.execution.accounting import Account, Costs, MarketSession, market_sessions
+from trading_dagster.execution.accounting import Account, Costs, MarketSession
 from trading_dagster.execution.replay import replay_decisions
 from trading_dagster.quant.decisions import Evidence, decide
-from trading_dagster.quant.prices import price_history
 from trading_dagster.resources.broker import Broker
 from trading_dagster.resources.ledger import Ledger
 from trading_dagster.settings import Settings
+
+IN_QUARANTINE = "its bar of the session is in quarantine: what is held stays until it is released or a next bar comes"
 
 
 @dg.asset(
@@ -46,8 +56,8 @@ def signals(
 ) -> Iterator[Any]:
     """Decide each session on the account that the earlier ones led to."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "signals", history.close, sessions)
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "signals", observed(known))
     evidence = _evidence(verdict.keep(forecast), regime, volatility)
     targets = {
         at: dict(zip(part["symbol"], part["weight"], strict=True))
@@ -62,16 +72,15 @@ def signals(
             evidence[at],
             no_trade_band=settings.no_trade_band,
             max_gross=settings.max_gross,
+            waiting={symbol: IN_QUARANTINE for symbol in verdict.waiting.columns[verdict.waiting.loc[at]]},
         )
 
     start = ledger.last_recorded_session(settings.strategy, sessions[0])
-    span = history.sessions[
-        (history.sessions >= (sessions[0] if start is None else start)) & (history.sessions <= sessions[-1])
-    ]
+    span = CALENDAR.between(sessions[0] if start is None else start, sessions[-1])
     decided = replay_decisions(
         settings.strategy,
         sessions,
-        market_sessions(history, span),
+        markets(known, span, verdict.gone),
         decide_session,
         ledger,
         Account(settings.initial_cash),

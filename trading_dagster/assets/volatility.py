@@ -7,10 +7,9 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.assets._pictures import volatility_picture
-from trading_dagster.assets._stage import Stopwatch, partition_sessions, stage, stage_output
+from trading_dagster.assets._stage import Stopwatch, histories, observed, partition_sessions, stage, stage_output
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.quant import volatility as risk
-from trading_dagster.quant.prices import price_history
 
 
 @dg.asset(
@@ -32,9 +31,10 @@ def volatility(
 ) -> Iterator[Any]:
     """Forecast volatility and losses."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    history = price_history(bars, corporate_actions)
-    verdict = yield from data_policy.enforce(context, "volatility", history.close, sessions)
-    rows = verdict.keep(risk.volatility(history.select(verdict.symbols), sessions))
+    known = histories(bars, corporate_actions, sessions)
+    verdict = yield from data_policy.enforce(context, "volatility", observed(known))
+    rows = pd.concat([risk.volatility(k.history.select(verdict.symbols), k.sessions) for k in known])
+    rows = verdict.keep(rows.reset_index(drop=True))
     yield stage_output(
         context,
         rows,

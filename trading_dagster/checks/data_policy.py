@@ -5,8 +5,8 @@ A check that ran beside the stage could be left out by materialising the stage a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +14,11 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from trading_dagster.calendar import SessionCalendar
 from trading_dagster.policy import PolicyMode, Violation, minimum_bars
+from trading_dagster.resources.ingestion import coverage, delisted
 from trading_dagster.resources.ledger import Ledger
+from trading_dagster.resources.tables import Tables
 
 CHECK_NAME = "data_policy"
 
@@ -41,25 +44,32 @@ class Verdict:
     ----------
     allowed : DataFrame of bool
         Sessions by symbols of the universe.
+    waiting : DataFrame of bool
+        Likewise: where a symbol's bar is in quarantine, so that it sits the session out.
+    gone : mapping of str to Timestamp
+        Symbols that stopped trading, with their last session.
     """
 
     allowed: pd.DataFrame
+    waiting: pd.DataFrame
+    gone: Mapping[str, pd.Timestamp] = field(default_factory=dict)
 
     @property
     def symbols(self) -> list[str]:
         """Symbols that may be used at one session at least."""
         return [str(symbol) for symbol in self.allowed.columns[self.allowed.any()]]
 
-    def groups(self) -> Iterator[tuple[list[str], pd.DatetimeIndex]]:
-        """Sessions that share their symbols, with these.
+    def groups(self, sessions: pd.DatetimeIndex | None = None) -> Iterator[tuple[list[str], pd.DatetimeIndex]]:
+        """Sessions, of all or of the given ones, that share their symbols, with these.
 
         What compares symbols with each other must do so within one group: a symbol that is allowed later in a
         range would else have its say in sessions before.
         """
-        for usable, sessions in self.allowed.groupby(list(self.allowed.columns)).groups.items():
+        allowed = self.allowed if sessions is None else self.allowed.loc[sessions]
+        for usable, those in allowed.groupby(list(allowed.columns)).groups.items():
             flags = usable if isinstance(usable, tuple) else (usable,)
-            chosen = [str(s) for s, flag in zip(self.allowed.columns, flags, strict=True) if flag]
-            yield chosen, pd.DatetimeIndex(sessions)
+            chosen = [str(s) for s, flag in zip(allowed.columns, flags, strict=True) if flag]
+            yield chosen, pd.DatetimeIndex(those)
 
     def keep(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Drop rows of a symbol at a session where it may not be used; other names, as the market's, stay."""
@@ -74,32 +84,51 @@ class Verdict:
 class DataPolicyGuard:
     """Evaluates, records and enforces the policy.
 
+    Two kinds of symbols are no violation: one that stopped trading has left the universe, and one whose bar of the
+    session is in quarantine sits the session out.
+
     Parameters
     ----------
     ledger : Ledger
+    tables : Tables
+    calendar : SessionCalendar
     mode : {'abort', 'exclude'}
     universe : tuple of str
     log_path : Path
         One line a violation; an empty file means compliant.
     """
 
-    def __init__(self, ledger: Ledger, mode: PolicyMode, universe: tuple[str, ...], log_path: Path) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        tables: Tables,
+        calendar: SessionCalendar,
+        mode: PolicyMode,
+        universe: tuple[str, ...],
+        log_path: Path,
+    ) -> None:
         self.ledger = ledger
+        self.tables = tables
+        self.calendar = calendar
         self.mode = mode
         self.universe = tuple(sorted(universe))
         self.log_path = log_path
 
     def enforce(
-        self, context: dg.AssetExecutionContext, asset: str, close: pd.DataFrame, sessions: pd.DatetimeIndex
+        self,
+        context: dg.AssetExecutionContext,
+        asset: str,
+        observed: Sequence[tuple[pd.DatetimeIndex, pd.DataFrame]],
+        gone: Mapping[str, pd.Timestamp] | None = None,
     ) -> Generator[dg.AssetCheckResult, None, Verdict]:
         """Evaluate the stage's rule; to be run as ``verdict = yield from guard.enforce(...)``.
 
         Parameters
         ----------
-        close : DataFrame
-            Closes, sessions by symbols, up to the last of `sessions`; missing where there is no bar.
-        sessions : DatetimeIndex
-            The run's partitions.
+        observed : sequence of (DatetimeIndex, DataFrame of bool)
+            The run's partitions, and whether each symbol has a bar at each session up to them, as known to them.
+        gone : mapping of str to Timestamp, optional
+            Symbols that stopped trading, with their last session; read from the tables by default.
 
         Returns
         -------
@@ -111,7 +140,13 @@ class DataPolicyGuard:
         dagster.Failure
             In mode ``abort`` on any violation; in mode ``exclude`` if no symbol is left at some session.
         """
-        violations, allowed = evaluate(asset, close, self.universe, sessions)
+        sessions = observed[0][0].append([those for those, _ in observed[1:]])
+        gone = delisted(coverage(self.tables, "bars"), self.calendar) if gone is None else gone
+        quarantined = self._in_quarantine(sessions)
+        parts = [evaluate(asset, frame, self.universe, those, gone, quarantined) for those, frame in observed]
+        verdict = Verdict(pd.concat([v.allowed for _, v in parts]), pd.concat([v.waiting for _, v in parts]), gone)
+        first = {violation.symbol: violation for found, _ in reversed(parts) for violation in found}
+        violations, allowed = [first[symbol] for symbol in sorted(first)], verdict.allowed
         # the file is there from the first check on, so that an empty one means compliant and not unchecked
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.touch()
@@ -119,7 +154,7 @@ class DataPolicyGuard:
             self._record(violations, context.run.run_id)
             for violation in violations:
                 context.log.warning(violation.message)
-        left = bool(allowed.any(axis=1).all())
+        left = minimum_bars(asset) == 0 or bool(allowed.any(axis=1).all())
         passed = not violations or (self.mode == "exclude" and left)
         excluded = sorted({violation.symbol for violation in violations})
         self.ledger.record_verdicts(asset, [s.date() for s in sessions], passed, excluded, context.run.run_id)
@@ -129,21 +164,37 @@ class DataPolicyGuard:
             asset_key=asset,
             # a warning does not block, an error does
             severity=dg.AssetCheckSeverity.WARN if passed else dg.AssetCheckSeverity.ERROR,
-            description=_summary(violations, self.mode, len(self.universe)),
+            description=_summary(violations, self.mode, verdict),
             metadata={
                 "minimum_bars": minimum_bars(asset),
                 "sessions": len(sessions),
                 "symbols": len(self.universe),
                 "violations": dg.JsonMetadataValue([_as_json(violation) for violation in violations]),
+                "sitting_out": dg.JsonMetadataValue([str(s) for s in verdict.waiting.columns[verdict.waiting.any()]]),
             },
         )
+        if not left and not violations:
+            raise dg.Failure(
+                description=f"{asset}: no symbol can be used: all have stopped trading, or have their bars in "
+                "quarantine; see: trading quarantine list",
+                allow_retries=False,
+            )
         if not passed:
             raise dg.Failure(
                 description=" ".join(violation.message for violation in violations[:3])
                 + (f" ... and {len(violations) - 3} more" if len(violations) > 3 else ""),
                 allow_retries=False,
             )
-        return Verdict(allowed)
+        return verdict
+
+    def _in_quarantine(self, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+        """Symbols whose bar each session knew to be in quarantine: columns session, symbol."""
+        rows = self.tables.read("quarantine", first=sessions[0], as_of=sessions[-1], every_revision=True)
+        rows = rows[rows["session"].isin(sessions)]
+        cutoffs = pd.Series(self.calendar.next_open_times(sessions), index=sessions)
+        rows = rows[rows["known_at"] <= rows["session"].map(cutoffs)]
+        known = rows.drop_duplicates(["session", "symbol"], keep="last")
+        return known.loc[known["state"] == "quarantined", ["session", "symbol"]]
 
     def _record(self, violations: list[Violation], run_id: str) -> None:
         self.ledger.record_violations(violations, self.mode, run_id)
@@ -153,26 +204,48 @@ class DataPolicyGuard:
 
 
 def evaluate(
-    component: str, close: pd.DataFrame, universe: tuple[str, ...], sessions: pd.DatetimeIndex
-) -> tuple[list[Violation], pd.DataFrame]:
+    component: str,
+    observed: pd.DataFrame,
+    universe: tuple[str, ...],
+    sessions: pd.DatetimeIndex,
+    gone: Mapping[str, pd.Timestamp] | None = None,
+    quarantined: pd.DataFrame | None = None,
+) -> tuple[list[Violation], Verdict]:
     """Hold each symbol of the universe against the component's rule at each session.
+
+    Parameters
+    ----------
+    observed : DataFrame of bool
+        Whether there is a bar, sessions by symbols.
+    gone : mapping of str to Timestamp, optional
+        Symbols that stopped trading, with their last session.
+    quarantined : DataFrame, optional
+        Columns session, symbol.
 
     Returns
     -------
     violations : list of Violation
         The first of each symbol.
-    allowed : DataFrame of bool
-        Sessions by symbols.
+    verdict : Verdict
     """
     needed = minimum_bars(component)
-    present = close.reindex(columns=list(universe)).notna()
+    present = observed.reindex(columns=list(universe), fill_value=False).astype(bool)
     counts = present.cumsum().reindex(sessions, method="ffill").fillna(0).astype(int)
     fresh = present.reindex(sessions, fill_value=False)
     enough = counts >= needed
     allowed = enough & fresh if needed else pd.DataFrame(True, index=sessions, columns=list(universe))
+    excused = pd.DataFrame(False, index=sessions, columns=list(universe))
+    waiting = excused.copy()
+    for symbol, last in (gone or {}).items():
+        if symbol in excused:
+            excused.loc[sessions > last, symbol] = True
+    for row in () if quarantined is None else quarantined.itertuples():
+        if row.symbol in waiting and row.session in waiting.index and not fresh.loc[row.session, row.symbol]:
+            waiting.loc[row.session, row.symbol] = True
     violations = []
-    for symbol in allowed.columns[~allowed.all()]:
-        at = allowed.index[np.flatnonzero(~allowed[symbol].to_numpy())[0]]
+    broken = ~allowed & ~excused & ~waiting
+    for symbol in allowed.columns[broken.any()]:
+        at = allowed.index[np.flatnonzero(broken[symbol].to_numpy())[0]]
         violations.append(
             Violation(
                 component=component,
@@ -183,14 +256,19 @@ def evaluate(
                 rule="stale" if bool(enough.loc[at, symbol]) else "minimum_bars",
             )
         )
-    return violations, allowed
+    return violations, Verdict(allowed, waiting, gone or {})
 
 
-def _summary(violations: list[Violation], mode: PolicyMode, symbols: int) -> str:
+def _summary(violations: list[Violation], mode: PolicyMode, verdict: Verdict) -> str:
+    left = sorted(set(verdict.gone) & set(verdict.allowed.columns))
+    waiting = [str(symbol) for symbol in verdict.waiting.columns[verdict.waiting.any()]]
+    notes = (f"; stopped trading: {', '.join(left)}" if left else "") + (
+        f"; sitting out, their bars in quarantine: {', '.join(waiting)}" if waiting else ""
+    )
     if not violations:
-        return f"all {symbols} symbols have the bars they need"
+        return f"all {verdict.allowed.shape[1] - len(left)} symbols have the bars they need{notes}"
     named = ", ".join(f"{v.symbol} ({v.bars_found} of {v.bars_needed} bars)" for v in violations[:10])
-    return f"{'left out' if mode == 'exclude' else 'refused'}: {named}"
+    return f"{'left out' if mode == 'exclude' else 'refused'}: {named}{notes}"
 
 
 def _as_json(violation: Violation) -> dict[str, str | int]:

@@ -6,7 +6,7 @@ the account would have been.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_DOWN, Decimal
@@ -60,6 +60,8 @@ class MarketSession:
         Last known close, of this session or an earlier one.
     split, dividend : dict of str to Decimal
         New shares per old; cash per share. Only symbols with such an action.
+    delisted : frozenset of str
+        Symbols that stopped trading before the session: what is held of them is paid out at the last close.
     """
 
     session: date
@@ -67,6 +69,7 @@ class MarketSession:
     close: dict[str, Decimal]
     split: dict[str, Decimal]
     dividend: dict[str, Decimal]
+    delisted: frozenset[str] = frozenset()
 
     def mark(self, symbol: str) -> Decimal:
         """Price that `symbol` is valued at.
@@ -125,9 +128,9 @@ class SessionOutcome:
 def advance(account: Account, orders: Iterable[Order], market: MarketSession, costs: Costs) -> SessionOutcome:
     """Take an account through one session with the orders that wait for it.
 
-    Corporate actions come first (they belong to who held at the close before), then sells, then buys, each
-    at the session's execution price worsened by slippage. A buy takes what cash allows and the rest of it
-    expires; so does an order without a bar to meet, or whose symbol splits on that session, since its
+    Corporate actions and delistings come first (they belong to who held at the close before), then sells, then
+    buys, each at the session's execution price worsened by slippage. A buy takes what cash allows and the rest
+    of it expires; so does an order without a bar to meet, or whose symbol splits on that session, since its
     quantity was counted in old shares.
     """
     positions, cash, movements = _apply_actions(account, market)
@@ -153,11 +156,19 @@ def advance(account: Account, orders: Iterable[Order], market: MarketSession, co
     return SessionOutcome(Account(cash, kept), fills, expired, movements)
 
 
-def market_sessions(history: PriceHistory, sessions: pd.DatetimeIndex) -> list[MarketSession]:
-    """Turn rows of a price history into decimals, for the given sessions in order."""
+def market_sessions(
+    history: PriceHistory, sessions: pd.DatetimeIndex, gone: Mapping[str, pd.Timestamp] | None = None
+) -> list[MarketSession]:
+    """Turn rows of a price history into decimals, for the given sessions in order.
+
+    Parameters
+    ----------
+    gone : mapping of str to Timestamp, optional
+        Symbols that stopped trading, with their last session.
+    """
     rows = history.sessions.intersection(sessions)
-    execution = history.open.where(history.open.notna(), history.close).loc[rows]
-    close = history.close.ffill().loc[rows]
+    execution = history.open.where(history.open.notna(), history.close).where(history.observed).loc[rows]
+    close = history.close.loc[rows]
     split, dividend = history.split.loc[rows], history.dividend.loc[rows]
     return [
         MarketSession(
@@ -166,6 +177,7 @@ def market_sessions(history: PriceHistory, sessions: pd.DatetimeIndex) -> list[M
             close=_decimals(close.loc[at].dropna()),
             split=_decimals(split.loc[at][split.loc[at] != 1.0]),
             dividend=_decimals(dividend.loc[at][dividend.loc[at] != 0.0]),
+            delisted=frozenset(symbol for symbol, last in (gone or {}).items() if last < at),
         )
         for at in rows
     ]
@@ -190,6 +202,9 @@ def _apply_actions(account: Account, market: MarketSession) -> tuple[dict[str, D
             amount = _money(positions[symbol] * market.dividend[symbol])
             if amount:
                 movements.append(CashMovement(market.session, symbol, "dividend", amount))
+        if symbol in market.delisted:
+            amount = _money(positions.pop(symbol) * market.mark(symbol))
+            movements.append(CashMovement(market.session, symbol, "delisting", amount))
     return positions, cash + sum((m.amount for m in movements), Decimal(0)), movements
 
 
