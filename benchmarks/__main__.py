@@ -2,9 +2,14 @@
 
 import sys
 
-from benchmarks import phasing, pipeline, startup
+from benchmarks import market_data, phasing, pipeline, startup
 
-BENCHMARKS = {"startup": startup.main, "phasing": phasing.main, "pipeline": pipeline.main}
+BENCHMARKS = {
+    "startup": startup.main,
+    "phasing": phasing.main,
+    "pipeline": pipeline.main,
+    "market_data": market_data.main,
+}
 
 chosen = sys.argv[1:] or list(BENCHMARKS)
 unknown = [name for name in chosen if name not in BENCHMARKS]
