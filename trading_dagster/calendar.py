@@ -101,6 +101,10 @@ class SessionCalendar:
         """Closing time of each session, UTC."""
         return pd.DatetimeIndex(self._calendar.closes.iloc[self.sessions.get_indexer(sessions)]).as_unit("us")
 
+    def open_times(self, sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
+        """Opening time of each session, UTC."""
+        return pd.DatetimeIndex(self._calendar.opens.iloc[self.sessions.get_indexer(sessions)]).as_unit("us")
+
     def next_open_times(self, sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
         """Opening time of the session after each session, UTC: what became known until then, it may know."""
         if len(sessions):

@@ -52,8 +52,8 @@ class Violation:
         The first session of the request at which the rule is broken.
     bars_found, bars_needed : int
         Bars from `EARLIEST_DATE` up to `session`.
-    rule : {'minimum_bars', 'stale'}
-        ``stale``: enough bars, but none at `session` itself.
+    rule : {'minimum_bars', 'stale', 'actions'}
+        ``stale``: enough bars, but none at `session` itself; ``actions``: no answer on its corporate actions.
     """
 
     component: str
@@ -61,11 +61,17 @@ class Violation:
     session: date
     bars_found: int
     bars_needed: int
-    rule: Literal["minimum_bars", "stale"] = "minimum_bars"
+    rule: Literal["minimum_bars", "stale", "actions"] = "minimum_bars"
 
     @property
     def message(self) -> str:
         """The error as the user reads it: what, found, needed, and what to do."""
+        if self.rule == "actions":
+            return (
+                f"{self.component}: the source gave no answer on corporate actions of {self.symbol} up to "
+                f"{self.session}, without which its prices mislead. Materialise `corporate_actions` for {self.session} "
+                f"again, or take {self.symbol} out of TRADING_UNIVERSE."
+            )
         if self.rule == "stale":
             return (
                 f"{self.component}: {self.symbol} has no bar at {self.session} (it has {self.bars_found} "

@@ -72,14 +72,15 @@ def corporate_actions(
     good = ingestion.combine_actions(fetched[~fetched["symbol"].isin(refused)])
     good = good.assign(session=good["ex_date"], source=source.name)
     done = ledger.newest_passed("corporate_actions")
-    known_at = ingestion.known_since(good, good.iloc[:0], done, covered.index, now, CALENDAR)
+    known_at = ingestion.known_since(good, good.iloc[:0], done, covered, now, CALENDAR)
     good = good.assign(known_at=known_at)
     answers = ingestion.fetch_rows(asked, "corporate_actions", {}, covered, refused, sessions[-1], source.name, now)
     if refused and settings.policy == "abort":
         tables.add_revisions("corporate_actions", good, revised_at=now)
         tables.add_revisions("fetches", answers)
         raise _failure(context, ledger, "corporate_actions", sessions, findings)
-    yield from data_policy.enforce(context, "corporate_actions", [(sessions, pd.DataFrame(index=sessions))])
+    nothing, silent = pd.DataFrame(index=sessions), {symbol: (pd.NaT, sessions[-1]) for symbol in refused}
+    yield from data_policy.enforce(context, "corporate_actions", [(sessions, nothing)], without_actions=silent)
     yield stage_output(
         context,
         good,

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import dagster as dg
 import numpy as np
@@ -21,6 +22,9 @@ from trading_dagster.resources.ledger import Ledger
 from trading_dagster.resources.tables import Tables
 
 CHECK_NAME = "data_policy"
+
+Span = tuple[pd.Timestamp, pd.Timestamp]
+"""Sessions after the first one (from the start if it is missing) up to the second."""
 
 
 def data_policy_spec(asset: str) -> dg.AssetCheckSpec:
@@ -120,6 +124,7 @@ class DataPolicyGuard:
         asset: str,
         observed: Sequence[tuple[pd.DatetimeIndex, pd.DataFrame]],
         gone: Mapping[str, pd.Timestamp] | None = None,
+        without_actions: Mapping[str, Span] | None = None,
     ) -> Generator[dg.AssetCheckResult, None, Verdict]:
         """Evaluate the stage's rule; to be run as ``verdict = yield from guard.enforce(...)``.
 
@@ -129,6 +134,8 @@ class DataPolicyGuard:
             The run's partitions, and whether each symbol has a bar at each session up to them, as known to them.
         gone : mapping of str to Timestamp, optional
             Symbols that stopped trading, with their last session; read from the tables by default.
+        without_actions : mapping of str to Span, optional
+            Symbols on whose corporate actions there is no answer, and over which sessions; likewise.
 
         Returns
         -------
@@ -143,7 +150,8 @@ class DataPolicyGuard:
         sessions = observed[0][0].append([those for those, _ in observed[1:]])
         gone = delisted(coverage(self.tables, "bars"), self.calendar) if gone is None else gone
         quarantined = self._in_quarantine(sessions)
-        parts = [evaluate(asset, frame, self.universe, those, gone, quarantined) for those, frame in observed]
+        silent = self._without_actions() if without_actions is None else without_actions
+        parts = [evaluate(asset, frame, self.universe, those, gone, quarantined, silent) for those, frame in observed]
         verdict = Verdict(pd.concat([v.allowed for _, v in parts]), pd.concat([v.waiting for _, v in parts]), gone)
         first = {violation.symbol: violation for found, _ in reversed(parts) for violation in found}
         violations, allowed = [first[symbol] for symbol in sorted(first)], verdict.allowed
@@ -187,6 +195,15 @@ class DataPolicyGuard:
             )
         return verdict
 
+    def _without_actions(self) -> dict[str, Span]:
+        """Symbols on whose corporate actions the source gave no answer when it answered for others."""
+        answered = coverage(self.tables, "corporate_actions")["session"]
+        if answered.empty:
+            return {}
+        reached = answered.max()
+        behind = {symbol: answered.get(symbol, pd.NaT) for symbol in self.universe}
+        return {symbol: (newest, reached) for symbol, newest in behind.items() if newest != reached}
+
     def _in_quarantine(self, sessions: pd.DatetimeIndex) -> pd.DataFrame:
         """Symbols whose bar each session knew to be in quarantine: columns session, symbol."""
         rows = self.tables.read("quarantine", first=sessions[0], as_of=sessions[-1], every_revision=True)
@@ -210,6 +227,7 @@ def evaluate(
     sessions: pd.DatetimeIndex,
     gone: Mapping[str, pd.Timestamp] | None = None,
     quarantined: pd.DataFrame | None = None,
+    without_actions: Mapping[str, Span] | None = None,
 ) -> tuple[list[Violation], Verdict]:
     """Hold each symbol of the universe against the component's rule at each session.
 
@@ -221,6 +239,8 @@ def evaluate(
         Symbols that stopped trading, with their last session.
     quarantined : DataFrame, optional
         Columns session, symbol.
+    without_actions : mapping of str to Span, optional
+        Symbols on whose corporate actions there is no answer.
 
     Returns
     -------
@@ -242,6 +262,11 @@ def evaluate(
     for row in () if quarantined is None else quarantined.itertuples():
         if row.symbol in waiting and row.session in waiting.index and not fresh.loc[row.session, row.symbol]:
             waiting.loc[row.session, row.symbol] = True
+    silent = excused.copy()
+    for symbol, (newest, reached) in (without_actions or {}).items():
+        if symbol in silent:
+            silent.loc[(sessions <= reached) & ~(sessions <= newest), symbol] = True
+    allowed &= ~silent
     violations = []
     broken = ~allowed & ~excused & ~waiting
     for symbol in allowed.columns[broken.any()]:
@@ -253,10 +278,16 @@ def evaluate(
                 session=at.date(),
                 bars_found=int(counts.loc[at, symbol]),
                 bars_needed=needed,
-                rule="stale" if bool(enough.loc[at, symbol]) else "minimum_bars",
+                rule=_rule(silent.loc[at, symbol], enough.loc[at, symbol]),
             )
         )
     return violations, Verdict(allowed, waiting, gone or {})
+
+
+def _rule(silent: bool, enough: bool) -> Literal["minimum_bars", "stale", "actions"]:
+    if silent:
+        return "actions"
+    return "stale" if enough else "minimum_bars"
 
 
 def _summary(violations: list[Violation], mode: PolicyMode, verdict: Verdict) -> str:

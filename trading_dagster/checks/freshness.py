@@ -17,8 +17,8 @@ CHECK_NAME = "up_to_date"
 GRACE = pd.Timedelta(hours=4)
 """Time after a close in which its session need not be there yet: the evening run begins an hour or two after it."""
 
-WATCHED = ("bars", "orders")
-"""What comes in and what goes out; what lies between is there if the latter is."""
+WATCHED = ("bars", "signals")
+"""What comes in and what is decided; what lies between is there if the latter is. Orders there need not be any."""
 
 
 def due_session(calendar: SessionCalendar, now: datetime, source: MarketDataSource) -> pd.Timestamp:
@@ -32,7 +32,8 @@ def due_session(calendar: SessionCalendar, now: datetime, source: MarketDataSour
 def sessions_behind(stored: pd.Timestamp | None, due: pd.Timestamp, calendar: SessionCalendar) -> int:
     """Count the sessions after the newest stored one up to the one that is due."""
     before = calendar.sessions[0] - pd.Timedelta(days=1)
-    return calendar.count_after(before if stored is None else stored, due)
+    # the evening run may have stored a session that is not due yet
+    return max(calendar.count_after(before if stored is None else stored, due), 0)
 
 
 def build_freshness_checks(calendar: SessionCalendar) -> list[dg.AssetChecksDefinition]:
@@ -58,10 +59,10 @@ def _build(asset: str, calendar: SessionCalendar) -> dg.AssetChecksDefinition:
             passed=behind == 0,
             severity=dg.AssetCheckSeverity.WARN,
             description=(
-                f"{newest} is stored and {due:%Y-%m-%d} is due: {behind} sessions behind; see the runs and "
+                f"{newest} is stored and {due:%Y-%m-%d} is due, sessions behind: {behind}; see the runs and "
                 f"`missed_sessions`, or: trading run --session {due:%Y-%m-%d}"
                 if behind
-                else f"{newest} is stored, the newest session that is due"
+                else f"{newest} is stored and {due:%Y-%m-%d} is due"
             ),
             metadata={"sessions_behind": behind, "due": f"{due:%Y-%m-%d}", "stored": newest},
         )

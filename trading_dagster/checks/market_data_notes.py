@@ -43,9 +43,9 @@ def restatement_note(restated: pd.DataFrame) -> dg.AssetCheckResult:
     by_split = int(restated["split"].notna().sum())
     return _note(
         "restatements",
-        passed=restated.empty,
+        passed=by_split == len(restated),
         description=(
-            f"{len(restated)} bars changed at the source, {by_split} of them by a later split; the first: "
+            f"bars changed at the source: {len(restated)}, {by_split} of them by a later split; the first: "
             f"{rows[0]['symbol']} on {rows[0]['session']}: {rows[0]['change']}"
             if rows
             else "no stored bar changed"
@@ -74,7 +74,7 @@ def quarantine_note(quarantined: pd.DataFrame, changed: int) -> dg.AssetCheckRes
         "quarantine",
         passed=changed == 0,
         description=(
-            f"{changed} bars newly in quarantine or seen in a new light, {len(quarantined)} in all; to see them: "
+            f"bars newly in quarantine or seen in a new light: {changed}, {len(quarantined)} in all; to see them: "
             "trading quarantine list; to let one in: trading quarantine release SYMBOL SESSION"
             if changed
             else f"none is new, {len(quarantined)} in all"

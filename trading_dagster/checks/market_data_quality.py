@@ -6,7 +6,7 @@ is `quant.bar_quality`'s, and what happens to what is refused, which is `resourc
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,12 +55,16 @@ class Rule:
     shown: tuple[str, ...] = ("open", "high", "low", "close", "volume", "kind", "value", "columns")
 
 
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
 def _positive(column: str) -> Rule:
     return Rule(
         f"{column}_positive_and_finite",
         "ExpectColumnValuesToBeBetween",
         {"column": column, "min_value": 0.0, "strict_min": True, "max_value": sys.float_info.max},
-        f"a {column} that is not above zero or not finite",
+        f"{_article(column)} {column} that is not above zero or not finite",
     )
 
 
@@ -69,7 +73,7 @@ def _at_least(upper: str, lower: str) -> Rule:
         f"{lower}_not_above_{upper}",
         "ExpectColumnPairValuesAToBeGreaterThanB",
         {"column_A": upper, "column_B": lower, "or_equal": True, "ignore_row_if": "either_value_is_missing"},
-        f"a {lower} above the {upper}",
+        f"{_article(lower)} {lower} above the {upper}",
     )
 
 
@@ -231,22 +235,22 @@ def evaluate_rules(asset: str, frames: Mapping[Frame, pd.DataFrame], sessions: p
 
 def _validate(rules: Sequence[Rule], data: pd.DataFrame, sessions: pd.DatetimeIndex) -> dict[str, Finding]:
     """Validate one frame with a suite of its rules."""
-    # the library would report its use over the network; it asks when it is imported
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     from great_expectations import expectations
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    # its import sends the warnings of the whole process to a logger
+    logging.captureWarnings(False)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     suite = gx.ExpectationSuite(name="quality")
     for rule in rules:
         filled = {k: list(sessions) if v == "$sessions" else v for k, v in rule.arguments.items()}
         suite.add_expectation(getattr(expectations, rule.expectation)(**filled, meta={"rule": rule.name}))
-    names = [name for name in ("symbol", "session", "ex_date") if name in data]
+    data = data.reset_index(drop=True)
     definition = context.data_sources.add_pandas("new").add_dataframe_asset("new")
     batch = definition.add_batch_definition_whole_dataframe("new").get_batch(batch_parameters={"dataframe": data})
-    outcome = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": names})
+    outcome = batch.validate(suite, result_format={"result_format": "COMPLETE"})
     by_name = {rule.name: rule for rule in rules}
     found = {}
     for result in outcome.results:
@@ -263,9 +267,7 @@ def _failing_rows(result: Any, data: pd.DataFrame, rule: Rule) -> list[dict[str,
     if "unexpected_index_list" not in result.result:
         # an expectation on the table as a whole
         return [{"symbol": ALL_SYMBOLS, "columns": ", ".join(map(str, result.result["observed_value"]))}]
-    key = [name for name in ("symbol", "session", "ex_date") if name in data]
-    marked = pd.DataFrame(result.result["unexpected_index_list"])[key].drop_duplicates()
-    rows = data.merge(marked, on=key)
+    rows = data.loc[result.result["unexpected_index_list"]]
     date = "session" if "session" in data else "ex_date"
     if date in rows:
         rows = rows.assign(date=rows[date].dt.strftime("%Y-%m-%d")).drop(columns=date)

@@ -87,8 +87,7 @@ def find_jumps(bars: pd.DataFrame, corporate_actions: pd.DataFrame) -> pd.DataFr
     history = price_history(bars.assign(open=np.nan, high=np.nan, low=np.nan), corporate_actions)
     judge, bad = (_flags(bars, name, history.close) for name in ("judge", "bad"))
     moves = _Moves(np.log(history.total_return).to_numpy(), history.observed.to_numpy(), bad)
-    while moves.mark(judge):
-        pass
+    moves.mark(judge)
     places = np.argwhere(moves.bad)
     rows = [(history.sessions[t], history.symbols[s], *moves.describe(int(t), int(s))) for t, s in places]
     return pd.DataFrame(rows, columns=list(_JUMP_TYPES)).astype(_JUMP_TYPES)
@@ -107,21 +106,28 @@ class _Moves:
         self.market = np.zeros(len(value))
         self.market[enough] = np.nanmedian(self.returns[enough], axis=1)
         self.has_market = enough
-        self.sigma = self._deviation()
+        self.sigma = np.full_like(value, np.nan)
+        self._measure(np.arange(value.shape[1]))
 
-    def mark(self, judge: Flags) -> bool:
-        """Mark the bars that are bad by the deviations as they stand; say whether any was.
+    def mark(self, judge: Flags) -> None:
+        """Mark the bars that are bad, of each symbol the earliest first.
 
-        Each bad bar leaves the later deviations, which then may show more.
+        Each leaves the later deviations, and what it was held against changes for the next bar: so a bar is
+        judged as it would have been on its day.
         """
-        suspects = judge & self.observed & ~self.bad & self._beyond(self.returns, self.market[:, None])
-        before = int(self.bad.sum())
-        for t, s in np.argwhere(suspects):
-            last, good = self._bar_before(t, s), self._good_bar_before(t, s)
-            if last is None or good is None or not (self.bad[last, s] and self._near(good, t, s)):
+        open_symbols = np.arange(self.value.shape[1])
+        while len(open_symbols):
+            found = [s for s in open_symbols if self._mark_earliest(judge, int(s))]
+            open_symbols = np.array(found, dtype=int)
+            self._measure(open_symbols)
+
+    def _mark_earliest(self, judge: Flags, s: int) -> bool:
+        for t in map(int, np.flatnonzero(judge[:, s] & self.observed[:, s] & ~self.bad[:, s] & self._beyond(s))):
+            good = self._good_bar_before(t, s)
+            if good is None or not self._near(good, t, s):
                 self.bad[t, s] = True
-        self.sigma = self._deviation()
-        return int(self.bad.sum()) > before
+                return True
+        return False
 
     def describe(self, t: int, s: int) -> tuple[str, str]:
         """Name the reason for a bad bar, and what was measured."""
@@ -140,30 +146,27 @@ class _Moves:
             f"{np.expm1(self.market[t]):+.1%}; {after}"
         )
 
-    def _deviation(self) -> Floats:
-        """Deviation of the returns before each bar, without those to and from bad bars."""
-        to_or_from = self.bad.copy()
-        for t, s in np.argwhere(self.bad):
-            to_or_from[t + 1 + np.flatnonzero(self.observed[t + 1 :, s])[:1], s] = True
-        usable = pd.DataFrame(np.where(to_or_from, np.nan, self.returns))
+    def _measure(self, symbols: NDArray[np.intp]) -> None:
+        """Deviation of some symbols' returns before each bar, without those to and from bad bars."""
+        if not len(symbols):
+            return
+        to_or_from = self.bad[:, symbols].copy()
+        for t, number in np.argwhere(to_or_from):
+            to_or_from[t + 1 + np.flatnonzero(self.observed[t + 1 :, symbols[number]])[:1], number] = True
+        usable = pd.DataFrame(np.where(to_or_from, np.nan, self.returns[:, symbols]))
         deviation = usable.rolling(SIGMA_WINDOW, min_periods=SIGMA_MINIMUM).std().shift(1)
-        return np.maximum(deviation.to_numpy(), SIGMA_FLOOR)
+        self.sigma[:, symbols] = np.maximum(deviation.to_numpy(), SIGMA_FLOOR)
 
-    def _beyond(self, moves: Floats, shared: Floats) -> Flags:
-        """Whether moves exceed the bound, alone and beside the market's."""
-        bound = JUMP_SIGMAS * self.sigma
-        own = np.abs(moves - shared) > bound
-        return (np.abs(moves) > bound) & (own | ~self.has_market[:, None])
+    def _beyond(self, s: int) -> Flags:
+        """Whether a symbol's moves exceed the bound, alone and beside the market's."""
+        bound, moves = JUMP_SIGMAS * self.sigma[:, s], self.returns[:, s]
+        return (np.abs(moves) > bound) & ((np.abs(moves - self.market) > bound) | ~self.has_market)
 
     def _near(self, good: int, t: int, s: int) -> bool:
         """Whether a bar is where the last good one would let it be."""
         move, shared = self.value[t, s] - self.value[good, s], self.market[good + 1 : t + 1].sum()
         bound = JUMP_SIGMAS * self.sigma[t, s]
         return bool(abs(move) <= bound or abs(move - shared) <= bound)
-
-    def _bar_before(self, t: int, s: int) -> int | None:
-        there = np.flatnonzero(self.observed[:t, s])
-        return int(there[-1]) if len(there) else None
 
     def _good_bar_before(self, t: int, s: int) -> int | None:
         there = np.flatnonzero(self.observed[:t, s] & ~self.bad[:t, s])
@@ -203,13 +206,15 @@ def _explaining_split(row: Any, splits: pd.DataFrame) -> float:
     """Ratio of the splits after a bar if its prices are the old ones divided by it, else missing."""
     later = splits[(splits["symbol"] == row.symbol) & (splits["ex_date"] > row.session)]
     ratio = float(later["value"].prod())
-    pairs = [(getattr(row, name), getattr(row, f"old_{name}")) for name in VALUES[:-1]]
+    if later.empty or np.isclose(ratio, 1.0):
+        return np.nan
+    prices = [(getattr(row, name), getattr(row, f"old_{name}")) for name in VALUES[:-1]]
+    known = [(new, old) for new, old in prices if not (np.isnan(new) and np.isnan(old))]
     # prices are rounded to the cent, which weighs more on a small one
-    explained = all(
-        (np.isnan(new) and np.isnan(old)) or abs(new * ratio - old) <= SPLIT_TOLERANCE * old + 0.005 * ratio
-        for new, old in pairs
-    )
-    return ratio if len(later) and explained and not np.isclose(ratio, 1.0) else np.nan
+    divided = all(abs(new * ratio - old) <= SPLIT_TOLERANCE * old + 0.005 * ratio for new, old in known)
+    # a vendor that counts volumes in today's shares has rounded them there
+    same = all(new == old for new, old in known) and abs(row.volume - row.old_volume) <= 0.5 * max(1.0, 1.0 / ratio)
+    return ratio if divided or same else np.nan
 
 
 def _flags(bars: pd.DataFrame, name: str, like: pd.DataFrame) -> Flags:

@@ -194,12 +194,22 @@ def price_history(bars: pd.DataFrame, corporate_actions: pd.DataFrame) -> PriceH
         sessions = np.union1d(sessions, ex_dates[inside])
     at = np.searchsorted(sessions, bars["session"].to_numpy())
     column = pd.Categorical(bars["symbol"], categories=symbols).codes
+    seen = np.zeros((len(sessions), len(symbols)), dtype=bool)
+    seen[at, column] = True
+    if seen.sum() != len(bars):
+        twice = bars.loc[bars.duplicated(["session", "symbol"]), ["session", "symbol"]].iloc[0]
+        raise ValueError(
+            f"{twice['symbol']} has duplicate bars on {twice['session']:%Y-%m-%d}; one bar a session and symbol is "
+            "needed"
+        )
     wide = {name: _matrix(bars[name], at, column, sessions, symbols) for name in ("open", "high", "low", "close")}
-    observed = wide["close"].notna()
     close = wide["close"]
+    observed = close.notna()
     split = _action_matrix(corporate_actions, "split", close, neutral=1.0)
     dividend = _action_matrix(corporate_actions, "dividend", close, neutral=0.0)
-    before = close.ffill().shift(1)
+    # last close in shares of the session before: a split may have come since, on a session without a bar
+    shares = split.cumprod()
+    before = (close * shares).ffill().shift(1) / shares.shift(1)
     paid = dividend * split
     bad = (paid >= before) & (dividend > 0)
     if bad.to_numpy().any():

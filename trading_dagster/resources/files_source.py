@@ -115,7 +115,7 @@ class FilesSource:
             symbol_path.with_suffix(".parquet").exists() for symbol_path in paths.values()
         ):
             return None
-        by_header: dict[bytes, list[bytes]] = {}
+        by_header: dict[bytes, list[tuple[str, list[bytes]]]] = {}
         names: dict[str, tuple[str, ...]] = {}
         for symbol, path in paths.items():
             end = read_end(path, first)
@@ -123,9 +123,9 @@ class FilesSource:
                 return None
             header, rows = end
             names[symbol] = _names(header)
-            by_header.setdefault(header, []).extend(symbol.encode() + b"," + row for row in rows)
+            by_header.setdefault(header, []).append((symbol, rows))
         try:
-            parts = [_parse_ends(header, rows) for header, rows in by_header.items()]
+            parts = [_parse_ends(header, ends) for header, ends in by_header.items()]
         except MarketDataError:
             return None
         whole = pd.concat(parts, ignore_index=True) if parts else None
@@ -184,11 +184,15 @@ def _names(header: bytes) -> tuple[str, ...]:
     return tuple(name.strip().lower() for name in header.decode("utf-8-sig", errors="replace").split(","))
 
 
-def _parse_ends(header: bytes, rows: list[bytes]) -> pd.DataFrame:
-    """Parse the rows of many files, each led by its symbol."""
-    table = _parse_csv(io.BytesIO(b"\n".join([b"symbol of the file," + header, *rows])), Path("several.csv"))
-    symbols = table.iloc[:, 0].astype("str")
-    return _parse(table.iloc[:, 1:].set_axis(list(_names(header)), axis=1), Path("several.csv")).assign(symbol=symbols)
+def _parse_ends(header: bytes, ends: Sequence[tuple[str, list[bytes]]]) -> pd.DataFrame:
+    """Parse the last rows of many files of one header as one table."""
+    path = Path("several.csv")
+    table = _parse_csv(io.BytesIO(b"\n".join([header, *(row for _, rows in ends for row in rows)])), path)
+    counts = [len(rows) for _, rows in ends]
+    if len(table) != sum(counts):
+        raise MarketDataError(f"{path.name}: {len(table)} rows were read of {sum(counts)}")
+    parsed = _parse(table.set_axis(list(_names(header)), axis=1), path)
+    return parsed.assign(symbol=np.repeat([symbol for symbol, _ in ends], counts))
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -204,7 +208,11 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _parse_csv(text: Path | io.BytesIO, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(text, float_precision="round_trip", skipinitialspace=True)
+        names = pd.read_csv(text, nrows=0).columns
+        if isinstance(text, io.BytesIO):
+            text.seek(0)
+        # a date may be written as one number
+        return pd.read_csv(text, dtype={name: str for name in names if str(name).strip().lower() == "date"})
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
@@ -242,7 +250,7 @@ def _parse(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _dates(values: pd.Series, path: Path) -> pd.Series:
-    if pd.api.types.is_string_dtype(values.dtype):
+    if pd.api.types.is_string_dtype(values):
         # a date means the day it shows, whatever time and zone follow; offsets change with summer time
         shown = values.str.strip()
         dates = pd.to_datetime(shown, errors="coerce", format="%Y-%m-%d")

@@ -250,7 +250,11 @@ def judge(
         session, symbol, reason, detail.
     """
     new = sifted.new[~sifted.new["symbol"].isin(refused)]
-    held = stored.quarantine[(stored.quarantine["state"] == "quarantined") & (stored.quarantine["reason"] != "phantom")]
+    held = stored.quarantine[
+        (stored.quarantine["state"] == "quarantined")
+        & (stored.quarantine["reason"] != "phantom")
+        & ~stored.quarantine["symbol"].isin(refused)
+    ]
     believed = stored.bars[~stored.bars["symbol"].isin(refused)]
     bars = pd.concat(
         [
@@ -292,17 +296,21 @@ def divide(
     """
     new = sifted.new[~sifted.new["symbol"].isin(refused)]
     corrected = sifted.restated[sifted.restated["split"].isna()]
-    known_symbols = stored.covered.index
 
     def dated(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.assign(source=source, known_at=known_since(rows, corrected, done, known_symbols, now, calendar))
+        return rows.assign(source=source, known_at=known_since(rows, corrected, done, stored.covered, now, calendar))
 
     good = dated(new[~_among(new, jumps, KEY)])
     phantoms = sifted.phantoms[~sifted.phantoms["symbol"].isin(refused)]
     fresh = dated(pd.concat([phantoms, new.merge(jumps, on=KEY)], ignore_index=True))
     again = stored.quarantine.drop(columns=["reason", "detail"]).merge(jumps, on=KEY)
     again = again[~_among(again, fresh, KEY)].assign(known_at=now)
-    rows = pd.concat([fresh.assign(state="quarantined", operator="", note=""), again], ignore_index=True)
+    # its vendor has corrected it: what was held back must not be released over the good bar
+    held = stored.quarantine[stored.quarantine["state"] == "quarantined"]
+    corrected_since = held[_among(held, good, KEY)].assign(state="corrected", known_at=now)
+    rows = pd.concat(
+        [fresh.assign(state="quarantined", operator="", note=""), again, corrected_since], ignore_index=True
+    )
     content = [name for name in TABLES["quarantine"].arrow.names if name != "known_at"]
     rows = rows.astype({"known_at": "datetime64[us, UTC]"})[[*content, "known_at"]]
     return good, rows[~_among(rows, stored.quarantine, content)].reset_index(drop=True)
@@ -312,7 +320,7 @@ def known_since(
     rows: pd.DataFrame,
     restated: pd.DataFrame,
     done: date | None,
-    known_symbols: pd.Index,
+    covered: pd.DataFrame,
     now: datetime,
     calendar: SessionCalendar,
 ) -> pd.Series:
@@ -326,22 +334,24 @@ def known_since(
         session and symbol of rows that correct stored ones.
     done : date or None
         Newest session that was completed.
-    known_symbols : Index
-        Symbols that the source had answered for before.
+    covered : DataFrame
+        See `coverage`.
     now : datetime
 
     Notes
     -----
     Nobody recorded when a vendor first published a bar of the past; the session's close is the convention. What
     comes after its session was completed, as a correction or a straggler, is known from now on: whatever was
-    computed from the session stays what it was.
+    computed from the session stays what it was. A session that was completed without a symbol, since the source
+    had not answered for it, was not completed for that one.
     """
     closes = calendar.close_times(pd.DatetimeIndex(rows["session"]).normalize())
     on_session = rows["session"].isin(calendar.sessions)
     known_at = pd.Series(closes, index=rows.index).where(on_session, pd.Timestamp(now))
     late = _among(rows, restated, KEY)
     if done is not None:
-        late |= ((rows["session"] <= pd.Timestamp(done)) & rows["symbol"].isin(known_symbols)).to_numpy()
+        answered = covered["session"].reindex(rows["symbol"]).clip(upper=pd.Timestamp(done))
+        late = late | (rows["session"].to_numpy() <= answered.to_numpy())
     return known_at.mask(late, pd.Timestamp(now)).astype("datetime64[us, UTC]")
 
 
@@ -395,7 +405,7 @@ def bars_and_actions(
     A symbol whose actions did not come counts as not answered.
     """
     asked = ask(source.bars, first, last, report)
-    actions = ask(source.corporate_actions, first, last, lambda _: None).answer
+    actions = ask(source.corporate_actions, first, last, report).answer
     missing = {s: f"its corporate actions: {why}" for s, why in actions.failures.items()}
     answer = asked.answer
     rows = answer.rows[~answer.rows["symbol"].isin(list(missing))]
@@ -430,7 +440,8 @@ def _describe(
     state = pd.DataFrame(
         {"session": last, "last_bar": pd.Series({s: newest[s] for s in names if s in newest and s in answered})}
     )
-    gone = delisted(state, calendar) if len(state) else {}
+    gone = {s: at for s, at in delisted(covered, calendar).items() if at < last and newest.get(s) == at}
+    gone |= delisted(state, calendar) if len(state) else {}
     fresh = [newest.get(s) == last or s in gone for s in names]
     described = symbols.assign(
         no_missing_session=[not text for text in texts],
@@ -449,6 +460,8 @@ def _hidden_splits(bars: pd.DataFrame, actions: pd.DataFrame, new: pd.DataFrame)
     splits = splits.merge(new[KEY].drop_duplicates(), left_on=["ex_date", "symbol"], right_on=KEY)
     if splits.empty:
         return {}
+    # the newer of two bars of one date; whether there may be two is for a rule to say
+    bars = bars[bars["symbol"].isin(splits["symbol"])].drop_duplicates(KEY, keep="last")
     close = price_history(bars, actions.iloc[:0]).close
     hidden = {}
     for row in splits.itertuples():

@@ -68,6 +68,12 @@ def release(
             f"{symbol.upper()} has no bar in quarantine on {at:%Y-%m-%d}; there are {len(held)}"
             + (f", such as {named}; see: trading quarantine list --all" if len(held) else "")
         )
+    stored = tables.read("bars", first=at, as_of=at, columns=["session", "symbol", "close"])
+    if since_close and (stored["symbol"] == symbol.upper()).any():
+        raise QuarantineError(
+            f"{symbol.upper()} has a bar of {at:%Y-%m-%d} already, known since its close; a release replaces it from "
+            "now on only: leave out --since-close"
+        )
     now = pd.Timestamp(datetime.now(UTC))
     known_at = calendar.close_times(pd.DatetimeIndex([at]))[0] if since_close else now
     released = rows.assign(state="released", operator=operator.strip(), note=reason.strip(), known_at=now)

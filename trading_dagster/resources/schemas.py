@@ -120,7 +120,7 @@ _TABLES = (
             Column("source", TEXT, "where the bar came from"),
             Column("reason", TEXT, "`jump`, `spike` (a jump that the next bar reverted) or `phantom`"),
             Column("detail", TEXT, "what was measured, and against which bound"),
-            Column("state", TEXT, "`quarantined`, or `released` by an operator"),
+            Column("state", TEXT, "`quarantined`, `released` by an operator, or `corrected` by the vendor"),
             Column("operator", TEXT, "who released it; empty until then"),
             Column("note", TEXT, "why it was released; empty until then"),
             _KNOWN_AT,

@@ -148,6 +148,9 @@ class Tables:
     def add_revisions(self, name: str, rows: pd.DataFrame, revised_at: datetime | None = None) -> Written:
         """Add rows that are new or differ from the revision in force at their `known_at`; none is overwritten.
 
+        A row that repeats the revision in force says nothing and is left out; a revision that is written later
+        with an earlier `known_at` therefore also counts after it.
+
         Parameters
         ----------
         name : str

@@ -107,7 +107,7 @@ class YahooSource:
             )
         failures |= {chart.symbol: chart.failure for chart in charts if chart.failure}
         column, columns = ("session", BAR_COLUMNS) if what == "bars" else ("ex_date", ACTION_COLUMNS)
-        parts = [chart.bars if what == "bars" else chart.actions for chart in charts if not chart.failure]
+        parts = [chart.bars if what == "bars" else chart.actions for chart in charts]
         rows = pd.concat([empty_rows(columns), *parts], ignore_index=True)
         # Yahoo goes on to now, and its row of a running session is no bar yet
         inside = (rows[column] >= pd.Timestamp(first)) & (rows[column] <= pd.Timestamp(last))
@@ -137,13 +137,23 @@ class YahooSource:
         # not from yfinance's frame: it moves an event of a day without a bar to the bar before
         dividends, splits, _ = parse_actions(charts.result)
         timezone = charts.result["meta"]["exchangeTimezoneName"]
+        quotes = quotes.set_axis(_sessions(quotes.index, timezone)).rename(columns=str.lower)
         return _as_traded(
             symbol,
-            quotes.set_axis(_sessions(quotes.index, timezone)).rename(columns=str.lower),
+            quotes[~quotes.index.isin(self._running(charts.result["timestamp"], timezone))],
             splits["Stock Splits"].set_axis(_sessions(splits.index, timezone)).astype("float64"),
             dividends["Dividends"].set_axis(_sessions(dividends.index, timezone)).astype("float64"),
             charts.columns,
         )
+
+    def _running(self, times: list[int], timezone: str) -> pd.DatetimeIndex:
+        """Sessions whose row is of a moment before their close: a bar that is finished bears its opening time."""
+        moments = pd.to_datetime(pd.Series(times), unit="s", utc=True)
+        sessions = _sessions(pd.DatetimeIndex(moments), timezone)
+        known = sessions.isin(self._calendar.sessions)
+        at, days = moments[known].to_numpy(), sessions[known]
+        opened, closed = self._calendar.open_times(days).to_numpy(), self._calendar.close_times(days).to_numpy()
+        return days[(at > opened) & (at < closed)]
 
     def _yahoo_symbol(self, symbol: str) -> str:
         """Yahoo's name: it writes share classes with a hyphen, BRK-B, since its dots precede a foreign exchange."""
@@ -210,8 +220,7 @@ class _ChartRequests:
         self._read(response, body)
         return response
 
-    cache_get = get
-    """What yfinance asks for charts that end in the past; they are not kept."""
+    cache_get = get  # for charts that end in the past, which are not kept here
 
     def _read(self, response: requests.Response, body: Any) -> None:
         chart = body.get("chart") if isinstance(body, dict) else None
@@ -286,7 +295,8 @@ def _rounded(values: pd.Series, error: pd.Series | np.ndarray[Any, np.dtype[np.f
     A price of cents or sixteenths then comes out as it was traded, and as the same number whatever splits Yahoo
     has adjusted it for since: a later fetch is no restatement.
     """
-    scale = 10.0 ** np.floor(-np.log10(4 * np.asarray(error, dtype="float64"))).clip(min=0)
+    bound = 4 * np.abs(error).clip(1e-12)  # a price of zero has none; what it is worth is for others to say
+    scale = 10.0 ** np.floor(-np.log10(bound)).clip(0)
     return np.rint(values * scale) / scale
 
 
