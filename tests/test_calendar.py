@@ -165,7 +165,56 @@ def test_closing_time(day: str, close: str) -> None:
 
 def test_next_opening_is_that_of_the_next_session() -> None:
     # Friday's next opening is on Monday, after the clocks went forward
-    assert NEW_YORK.next_open_time(pd.Timestamp("2024-03-08")) == pd.Timestamp("2024-03-11 13:30", tz="UTC")
+    sessions = pd.DatetimeIndex(["2024-03-07", "2024-03-08"])
+    expected = pd.DatetimeIndex(["2024-03-08 14:30", "2024-03-11 13:30"], tz="UTC")
+    pd.testing.assert_index_equal(NEW_YORK.next_open_times(sessions), expected, exact=False, check_names=False)
+
+
+def test_all_closing_and_next_opening_times_are_those_of_the_exchange() -> None:
+    reference = exchange_calendars.get_calendar("XNYS", start="2000-01-01")
+    sessions = NEW_YORK.between("2001-06-01", "2013-03-01")
+    closes, opens = NEW_YORK.close_times(sessions), NEW_YORK.next_open_times(sessions)
+    for at in range(0, len(sessions), 97):
+        assert closes[at] == reference.session_close(sessions[at])
+        assert opens[at] == reference.session_open(reference.next_session(sessions[at]))
+
+
+def test_the_last_session_has_no_next_opening() -> None:
+    with pytest.raises(SessionError, match="no session after"):
+        NEW_YORK.next_open_times(NEW_YORK.sessions[-2:])
+    assert len(NEW_YORK.next_open_times(NEW_YORK.sessions[-3:-1])) == 2
+
+
+def test_no_sessions_have_no_times() -> None:
+    assert len(NEW_YORK.next_open_times(NEW_YORK.sessions[:0])) == 0
+    assert len(NEW_YORK.close_times(NEW_YORK.sessions[:0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("session", "count", "expected"),
+    [
+        pytest.param("2024-01-05", 0, "2024-01-05", id="none"),
+        pytest.param("2024-01-05", 3, "2024-01-02", id="within_a_week"),
+        pytest.param("2024-01-02", 1, "2023-12-29", id="over_new_year"),
+        pytest.param("2000-01-05", 2, "2000-01-03", id="to_the_first"),
+        pytest.param("2000-01-05", 3, "2000-01-03", id="beyond_the_first"),
+    ],
+)
+def test_back_counts_sessions_and_stops_at_the_first(session: str, count: int, expected: str) -> None:
+    assert NEW_YORK.back(pd.Timestamp(session), count) == pd.Timestamp(expected)
+
+
+@pytest.mark.parametrize(
+    ("session", "last", "expected"),
+    [
+        pytest.param("2024-01-05", "2024-01-05", 0, id="the_same"),
+        pytest.param("2024-01-05", "2024-01-08", 1, id="over_a_weekend"),
+        pytest.param("2024-01-05", "2024-01-07", 0, id="up_to_a_sunday"),
+        pytest.param("2023-12-22", "2024-01-02", 5, id="over_two_holidays"),
+    ],
+)
+def test_count_after_counts_the_last_and_not_the_first(session: str, last: str, expected: int) -> None:
+    assert NEW_YORK.count_after(pd.Timestamp(session), pd.Timestamp(last)) == expected
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "quant": frozenset({"policy", "quant"}),
     "execution": LOGIC | BASE,
     "resources": LOGIC | BASE,
-    "jobs": LOGIC | BASE,
+    "jobs": LOGIC | BASE | {"checks"},  # which checks a job runs
     "checks": LOGIC | BASE | {"checks"},
     "schedules": LOGIC | BASE | {"jobs"},
     "sensors": LOGIC | BASE | {"jobs"},

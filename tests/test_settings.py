@@ -142,7 +142,7 @@ def test_unknown_variable_names_the_one_that_was_meant(monkeypatch: pytest.Monke
 
 def test_variable_like_no_other_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRADING_QQQQQQQQQQQQQQQQ", "x")
-    with pytest.raises(SettingsError, match=r"known are TRADING_BROKER, .*TRADING_UNIVERSE"):
+    with pytest.raises(SettingsError, match=r"known are ALPACA_API_KEY, .*TRADING_BROKER, .*TRADING_UNIVERSE"):
         load_settings()
 
 
@@ -192,4 +192,24 @@ def test_ledger_url_is_not_shown() -> None:
     # it may carry a password
     from trading_dagster.settings import Settings
 
-    assert "secret" not in repr(Settings(ledger_url="postgresql://user:secret@db/ledger"))
+    assert "hunter2" not in repr(Settings(ledger_url="postgresql://user:hunter2@db/ledger"))
+
+
+def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPACA_API_KEY", "hunter2")
+    monkeypatch.setenv("ALPACA_SECRET_KEY", "hunter3")
+    settings = load_settings()
+    assert settings.alpaca_api_key is not None
+    assert settings.alpaca_api_key.get_secret_value() == "hunter2"
+    assert "hunter" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize("given", [[], ["ALPACA_API_KEY"], ["ALPACA_SECRET_KEY"]], ids=["none", "key", "secret"])
+def test_alpaca_needs_both_keys(monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+    monkeypatch.setenv("TRADING_SOURCE", "alpaca")
+    for name in ("ALPACA_API_KEY", "ALPACA_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in given:
+        monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match="TRADING_SOURCE=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY"):
+        load_settings()

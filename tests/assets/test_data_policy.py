@@ -51,7 +51,7 @@ def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, sample_c
     assert violations(made) == [("phasing", "YOUNG", 1000, 1500, "abort")]
     assert len(log_lines(made)) == 1
     assert "YOUNG has 1000 bars" in log_lines(made)[0]
-    failed = [check for check in outcome.checks if not check.passed]
+    failed = [check for check in outcome.checks if not check.passed and check.check_name != "quarantine"]
     assert [(c.asset_key.to_user_string(), c.severity) for c in failed] == [("phasing", dg.AssetCheckSeverity.ERROR)]
 
 
@@ -89,7 +89,9 @@ def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_cl
     made.train("2022-12-01", "2022-11-30")
     outcome = made.run(SESSION)
     assert outcome.success, outcome.failures
-    warned = {c.asset_key.to_user_string() for c in outcome.checks if not c.passed}
+    # the young symbol is named by the policy's checks alone
+    assert {c.check_name for c in outcome.checks if not c.passed} <= {"data_policy", "quarantine"}
+    warned = {c.asset_key.to_user_string() for c in outcome.checks if not c.passed and c.check_name == "data_policy"}
     assert warned == {"phasing", "forecast", "allocation", "signals", "orders"}
     assert {c.severity for c in outcome.checks if not c.passed} == {dg.AssetCheckSeverity.WARN}
     assert "YOUNG" in set(made.tables.read("regime")["symbol"])
@@ -114,21 +116,58 @@ def test_orders_are_held_back_by_an_upstream_verdict(tmp_path: Path, sample_clos
     assert made.count("orders") > 0
 
 
-def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
-    prices = sample_closes[["JNJ", "KO"]].copy()
-    prices.loc["2022-12-20":, "KO"] = None
-    made = make_installation(
-        tmp_path,
+def ending(folder: Path, closes: pd.DataFrame, missing_from: str, policy: str = "abort") -> Installation:
+    """Two symbols, of which KO has no bars from a date on."""
+    prices = closes[["JNJ", "KO"]].copy()
+    prices.loc[missing_from:, "KO"] = None
+    return make_installation(
+        folder,
         source="files",
-        files_dir=write_prices(tmp_path / "prices", prices),
+        files_dir=write_prices(folder / "prices", prices),
         universe=("JNJ", "KO"),
+        policy=policy,
         max_weight=0.5,
     )
+
+
+def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    # four sessions without a bar: too few to say that it is gone
+    made = ending(tmp_path, sample_closes, "2022-12-22")
     outcome = made.run(SESSION, assets=["bars"])
-    assert "KO has no bar at 2022-12-28" in outcome.failures["bars"]
-    assert made.stored() == []
+    assert "KO has no bar at the session; the first is KO (the newest is 2022-12-21)" in outcome.failures["bars"]
+    assert set(made.tables.read("bars")["symbol"]) == {"JNJ"}
+    assert made.ledger.verdicts(pd.Timestamp(SESSION).date(), ["bars"]) == {"bars": False}
 
 
+def test_a_stale_symbol_is_left_out_in_mode_exclude(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+    made = ending(tmp_path, sample_closes, "2022-12-22", policy="exclude")
+    outcome = made.run(SESSION, assets=["bars"])
+    assert outcome.failures == {}
+    assert set(made.tables.read("bars")["symbol"]) == {"JNJ"}
+    assert [(component, symbol, mode) for component, symbol, _, _, mode in violations(made)] == [
+        ("bars", "KO", "exclude")
+    ]
+
+
+def test_a_symbol_without_bars_for_five_sessions_has_left_the_universe(
+    tmp_path: Path, sample_closes: pd.DataFrame
+) -> None:
+    made = ending(tmp_path, sample_closes, "2022-12-21")
+    outcome = made.run(SESSION, assets=["bars", "corporate_actions", "regime"])
+    assert outcome.failures == {}
+    assert violations(made) == []
+    (note,) = [check for check in outcome.checks if check.check_name == "delisted"]
+    assert not note.passed
+    assert note.severity == dg.AssetCheckSeverity.WARN
+    assert "KO (last bar 2022-12-20)" in str(note.description)
+    assert made.tables.read("bars").groupby("symbol")["session"].max().to_dict() == {
+        "JNJ": pd.Timestamp("2022-12-28"),
+        "KO": pd.Timestamp("2022-12-20"),
+    }
+    assert "KO" not in set(made.tables.read("regime")["symbol"])
+
+
+@pytest.mark.e2e  # half a minute of whole pipeline
 def test_a_symbol_that_is_allowed_later_in_a_range_has_no_say_before(
     tmp_path: Path, sample_closes: pd.DataFrame
 ) -> None:

@@ -51,7 +51,17 @@ def test_each_session_has_its_rows(rows: dict[str, pd.DataFrame], name: str) -> 
 
 def test_bars_are_the_sample(rows: dict[str, pd.DataFrame], sample_closes: pd.DataFrame) -> None:
     stored = rows["bars"].pivot(index="session", columns="symbol", values="close")
-    expected = sample_closes.loc[:LAST, ["JNJ", "KO", "MSFT", "XOM"]]
+    expected = sample_closes.loc[:LAST, ["JNJ", "KO", "MSFT", "XOM"]].copy()
+    # what cannot be believed is kept apart: three true moves, which four symbols are too few to judge by a market
+    quarantine = rows["quarantine"]
+    assert [(f"{row.session:%Y-%m-%d}", row.symbol, row.state) for row in quarantine.itertuples()] == [
+        ("2002-07-19", "JNJ", "quarantined"),
+        ("2006-04-28", "MSFT", "quarantined"),
+        ("2008-10-13", "JNJ", "quarantined"),
+    ]
+    for row in quarantine.itertuples():
+        assert row.close == expected.loc[row.session, row.symbol]
+        expected.loc[row.session, row.symbol] = float("nan")
     pd.testing.assert_frame_equal(stored, expected, check_names=False, check_freq=False, check_index_type=False)
 
 

@@ -130,15 +130,19 @@ def test_first_answer_is_at_the_first_complete_window(cycle: int) -> None:
     assert rows.loc[cycle // 2 :, "fld"].notna().all()
 
 
-def test_missing_bar_leaves_a_gap_of_one_window_and_nothing_else() -> None:
+def test_missing_bar_is_the_price_before_carried_on_and_touches_one_window() -> None:
     closes = random_walks(2, 200, seed=3)
     broken = {name: values.copy() for name, values in closes.items()}
     broken["S0000"][90] = np.nan
+    carried = {name: values.copy() for name, values in closes.items()}
+    carried["S0000"][90] = carried["S0000"][89]
     whole = phasing(closes_history(closes), weekdays(200), cycles=(20,))
     gapped = phasing(closes_history(broken), weekdays(200), cycles=(20,))
+    pd.testing.assert_frame_equal(gapped, phasing(closes_history(carried), weekdays(200), cycles=(20,)), rtol=1e-9)
     fitted = ["period", "phase", "amplitude", "snr_db", "p_value"]
     touched = (gapped["symbol"] == "S0000") & gapped["session"].isin(weekdays(200)[90:150])
-    assert gapped.loc[touched, fitted].isna().all(axis=None)
+    assert gapped.loc[touched, fitted].notna().all(axis=None)
+    assert (gapped.loc[touched, "amplitude"] != whole.loc[touched, "amplitude"]).any()
     pd.testing.assert_frame_equal(gapped.loc[~touched, fitted], whole.loc[~touched, fitted], rtol=1e-9)
 
 

@@ -16,7 +16,7 @@ from tests.quant.histories import (
     synthetic_bars,
     weekdays,
 )
-from trading_dagster.quant.prices import PriceHistory, long_rows, price_history
+from trading_dagster.quant.prices import PriceHistory, known_histories, long_rows, price_history
 
 SESSIONS = weekdays(6)
 
@@ -102,7 +102,116 @@ def test_action_within_or_right_after_a_gap_counts_at_the_next_bar(ex_date: int)
     closes = {"A": [100.0, np.nan, np.nan, 50.0, 50.0], "B": [1.0, 1.0, 1.0, 1.0, 1.0]}
     actions = actions_table([(SESSIONS[ex_date], "A", "split", 2.0)])
     history = price_history(bars_from_closes(closes, SESSIONS[:5]), actions)
-    assert history.total_return["A"].dropna().tolist() == [100.0, 100.0, 100.0]
+    # worth the same all along: carried on over the gap, whichever side of the split it is counted on
+    assert history.total_return["A"].tolist() == [100.0] * 5
+    assert history.close["A"].tolist() == [100.0] * ex_date + [50.0] * (5 - ex_date)
+    assert history.observed["A"].tolist() == [True, False, False, True, True]
+
+
+def test_a_gap_carries_the_close_on_and_its_return_counts_at_the_next_bar() -> None:
+    closes = {"A": [np.nan, 100.0, np.nan, np.nan, 110.0, np.nan], "B": [1.0] * 6}
+    history = closes_history(closes, SESSIONS)
+    assert history.close["A"].tolist()[1:] == [100.0, 100.0, 100.0, 110.0, 110.0]
+    assert np.isnan(history.close["A"].iloc[0])
+    np.testing.assert_allclose(history.log_return["A"].iloc[2:], [0.0, 0.0, np.log(1.1), 0.0], atol=1e-15)
+    assert history.observed["A"].tolist() == [False, True, False, False, True, False]
+
+
+def test_a_dividend_within_a_gap_is_paid_out_of_the_price_that_is_carried_on() -> None:
+    closes = {"A": [100.0, np.nan, np.nan, 98.0], "B": [1.0] * 4}
+    history = price_history(
+        bars_from_closes(closes, SESSIONS[:4]), actions_table([(SESSIONS[2], "A", "dividend", 2.0)])
+    )
+    np.testing.assert_allclose(history.close["A"], [100.0, 100.0, 98.0, 98.0], rtol=1e-12)
+    np.testing.assert_allclose(history.log_return["A"].iloc[1:], 0.0, atol=1e-12)
+
+
+def test_a_gap_has_neither_open_nor_range() -> None:
+    bars = synthetic_bars(150, no_actions())
+    history = price_history(bars, no_actions())
+    gap = ~history.observed["GAP"]
+    assert gap.sum() == 2
+    for name in ("open", "high", "low"):
+        assert getattr(history, name).loc[gap, "GAP"].isna().all()
+
+
+# -- what was known ---------------------------------------------------------------------------------------------------
+
+
+CLOSING, OPENING = pd.Timedelta(hours=21), pd.Timedelta(hours=14)
+
+
+def revisions(*rows: tuple[int, str, float, pd.Timestamp]) -> pd.DataFrame:
+    """Revisions of closes by position of the session, in the order in which tables give them."""
+    frame = pd.DataFrame(rows, columns=["at", "symbol", "close", "known_at"])
+    frame = frame.assign(session=SESSIONS[frame.pop("at")], open=np.nan, high=np.nan, low=np.nan)
+    return frame.sort_values(["session", "symbol", "known_at"], ignore_index=True)
+
+
+def known_at(at: int) -> pd.Timestamp:
+    return (SESSIONS[at] + CLOSING).tz_localize("UTC")
+
+
+def cutoffs(sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """When the session after each opens; the sessions are weekdays."""
+    return pd.DatetimeIndex(sessions + pd.offsets.BDay(1) + OPENING).tz_localize("UTC")
+
+
+def action_revisions() -> pd.DataFrame:
+    """No corporate actions, with the columns of the stored table."""
+    table = no_actions().assign(session=pd.Series(dtype="datetime64[us]"))
+    return table.assign(known_at=pd.Series(dtype="datetime64[us, UTC]"))
+
+
+def test_sessions_that_knew_the_same_share_one_history() -> None:
+    bars = revisions(*[(at, "A", 10.0 + at, known_at(at)) for at in range(6)])
+    known = known_histories(bars, action_revisions(), SESSIONS[2:], cutoffs(SESSIONS[2:]))
+    assert [part.sessions.tolist() for part in known] == [SESSIONS[2:].tolist()]
+    assert known[0].history.close["A"].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
+
+
+@pytest.mark.parametrize("late", range(6))
+def test_a_range_gives_each_session_what_the_session_alone_would_know(late: int) -> None:
+    bars = revisions(
+        *[(at, "A", 10.0 + at, known_at(at)) for at in range(6)],
+        # corrected in the evening `late` sessions on; and once more at an hour that none of the sessions knows
+        (0, "A", 99.0, known_at(late) + pd.Timedelta(hours=1)),
+        (0, "A", 1000.0, known_at(5) + pd.Timedelta(days=30)),
+    )
+    known = known_histories(bars, action_revisions(), SESSIONS, cutoffs(SESSIONS))
+    assert pd.DatetimeIndex(np.concatenate([part.sessions for part in known])).equals(SESSIONS)
+    for part in known:
+        assert part.history.sessions[-1] == part.sessions[-1]
+        for session in part.sessions:
+            alone = pd.DatetimeIndex([session])
+            (expected,) = known_histories(bars, action_revisions(), alone, cutoffs(alone))
+            found = part.history.until(session)
+            pd.testing.assert_frame_equal(found.close, expected.history.close, check_exact=True, check_freq=False)
+            assert found.close["A"].iloc[0] == (10.0 if session < SESSIONS[late] else 99.0)
+
+
+def test_a_bar_that_came_late_is_not_seen_by_the_sessions_before() -> None:
+    bars = revisions(
+        *[(at, "A", 10.0 + at, known_at(at)) for at in range(6)],
+        *[(at, "B", 5.0, known_at(at)) for at in range(6) if at != 2],
+        (2, "B", 6.0, known_at(4)),
+    )
+    known = known_histories(bars, action_revisions(), SESSIONS, cutoffs(SESSIONS))
+    assert [len(part.sessions) for part in known] == [4, 2]
+    assert [bool(part.history.observed.loc[SESSIONS[2], "B"]) for part in known] == [False, True]
+    assert [part.history.close.loc[SESSIONS[2], "B"] for part in known] == [5.0, 6.0]
+
+
+def test_a_split_that_became_known_late_divides_the_sessions_too() -> None:
+    bars = revisions(*[(at, "A", 10.0 if at < 3 else 5.0, known_at(at)) for at in range(6)])
+    split = actions_table([(SESSIONS[3], "A", "split", 2.0)]).assign(session=SESSIONS[3], known_at=known_at(4))
+    known = known_histories(bars, split, SESSIONS, cutoffs(SESSIONS))
+    assert [len(part.sessions) for part in known] == [4, 2]
+    assert known[0].history.log_return.loc[SESSIONS[3], "A"] == pytest.approx(np.log(0.5))
+    assert known[1].history.log_return.loc[SESSIONS[3], "A"] == pytest.approx(0.0, abs=1e-12)
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
 
 
 def test_rows_in_any_order_give_the_same_history() -> None:
@@ -110,7 +219,7 @@ def test_rows_in_any_order_give_the_same_history() -> None:
     bars = synthetic_bars(300, actions)
     ordered = price_history(bars, actions)
     shuffled = price_history(bars.sample(frac=1.0, random_state=3), actions.sample(frac=1.0, random_state=4))
-    for name in ("open", "high", "low", "close", "split", "dividend", "factor"):
+    for name in ("open", "high", "low", "close", "observed", "split", "dividend", "factor"):
         pd.testing.assert_frame_equal(getattr(shuffled, name), getattr(ordered, name), check_exact=True)
     assert shuffled.sessions.is_monotonic_increasing
     assert shuffled.symbols == sorted(shuffled.symbols)
@@ -124,6 +233,7 @@ def test_select_sorts_keeps_values_and_fills_symbols_without_bars() -> None:
     pd.testing.assert_frame_equal(selected.total_return[["ALFA", "ZULU"]], history.total_return[["ALFA", "ZULU"]])
     assert selected.close["ABSENT"].isna().all()
     assert selected.bar_count["ABSENT"].eq(0).all()
+    assert selected.observed.dtypes.eq(bool).all()
     assert [selected.split["ABSENT"].iloc[9], selected.dividend["ABSENT"].iloc[9]] == [1.0, 0.0]
     assert selected.factor["ABSENT"].eq(1.0).all()
 
@@ -139,7 +249,8 @@ def test_select_sorts_keeps_values_and_fills_symbols_without_bars() -> None:
 def test_until_keeps_sessions_up_to_and_including_the_cut(cut: str, last: str) -> None:
     history = closes_history({"A": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}, SESSIONS).until(pd.Timestamp(cut))
     assert history.sessions[-1] == pd.Timestamp(last)
-    frames = [history.open, history.high, history.low, history.close, history.split, history.dividend, history.factor]
+    frames = [history.open, history.high, history.low, history.close, history.observed]
+    frames += [history.split, history.dividend, history.factor]
     assert {len(frame) for frame in frames} == {len(history.sessions)}
 
 

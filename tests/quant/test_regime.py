@@ -104,23 +104,33 @@ def test_market_holds_all_symbols_in_equal_weight(history: PriceHistory, rows: p
 def test_rows_begin_at_the_200th_bar(history: PriceHistory, rows: pd.DataFrame) -> None:
     first = rows.groupby("symbol")["session"].min()
     for symbol in ("ALFA", "BRAVO", "ZULU", "LATE"):
-        bars = history.close[symbol].dropna().index
+        bars = history.observed.index[history.observed[symbol]]
         assert first[symbol] == bars[199]
-    # the gap at sessions 100 and 101 is behind the window 200 bars after it
-    assert first["GAP"] == history.sessions[301]
+    # over the gap at sessions 100 and 101 the price was carried on, so the window has it whole
+    assert first["GAP"] == history.sessions[199]
 
 
-def test_market_begins_with_the_first_return_and_not_with_the_calendar() -> None:
+def test_a_gap_is_a_price_that_rested(history: PriceHistory, rows: pd.DataFrame) -> None:
+    values = history.total_return["GAP"].iloc[:202].where(history.observed["GAP"]).ffill()
+    assert values.iloc[100] == values.iloc[99]
+    row = rows[(rows["symbol"] == "GAP") & (rows["session"] == history.sessions[201])].iloc[0]
+    assert row[PROBABILITIES].to_dict() == pytest.approx(states_by_hand(values.tolist()), rel=1e-8)
+
+
+def test_market_begins_with_the_first_return_and_not_with_the_first_symbols_listing() -> None:
     closes = {name: np.concatenate([np.full(50, np.nan), v]) for name, v in random_walks(2, 400, seed=8).items()}
-    # 50 sessions without any return: two further symbols trade by turns, never on two sessions running
+    # two further symbols trade by turns, never on two sessions running: their prices are carried on in between
     turn = np.arange(450) % 2 == 0
     early = np.arange(450) < 50
     closes["EVEN"] = np.where(turn & early, 10.0, np.nan)
     closes["ODD"] = np.where(~turn & early, 10.0, np.nan)
     history = closes_history(closes)
     rows = regime(history, history.sessions, MARKET)
-    # the first return is at 51, which is the market's first of 200 bars
-    assert rows.loc[rows["symbol"] == MARKET, "session"].min() == history.sessions[51 + 199]
+    # the first return, of nothing, is at 1, which is the market's first of 200 bars
+    assert rows.loc[rows["symbol"] == MARKET, "session"].min() == history.sessions[1 + 199]
+    row = rows[(rows["symbol"] == MARKET) & (rows["session"] == history.sessions[300])].iloc[0]
+    path = market_by_hand(history.until(history.sessions[300]))
+    assert row[PROBABILITIES].to_dict() == pytest.approx(states_by_hand(path), rel=1e-8)
 
 
 def test_a_crash_is_a_volatile_bear() -> None:

@@ -1,6 +1,7 @@
 """The user's own files: what is read, and what the user is told when it cannot be."""
 
 import re
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -11,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from trading_dagster.policy import DataPolicyError
 from trading_dagster.resources.files_source import FilesSource
 from trading_dagster.resources.market_data import ACTION_COLUMNS, BAR_COLUMNS, MarketDataError
 
@@ -40,9 +40,40 @@ def folder(tmp_path):
     return folder
 
 
+def silent(_: str) -> None:
+    """A report that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks for rows, or for the reason why there are none."""
+
+    files: FilesSource
+
+    def bars(self, symbols: list[str], first: date, last: date) -> pd.DataFrame:
+        return self._rows("bars", symbols, first, last)
+
+    def corporate_actions(self, symbols: list[str], first: date, last: date) -> pd.DataFrame:
+        return self._rows("corporate_actions", symbols, first, last)
+
+    def failure(self, method: str) -> str:
+        """Why there is no AAA; nothing of it may have come."""
+        answer = getattr(self.files, method)(["AAA"], *ALL, silent)
+        assert len(answer.rows) == 0
+        assert list(answer.rows.columns) == (BAR_COLUMNS if method == "bars" else ACTION_COLUMNS)
+        assert list(answer.failures) == ["AAA"]
+        return answer.failures["AAA"]
+
+    def _rows(self, method: str, symbols: list[str], first: date, last: date) -> pd.DataFrame:
+        answer = getattr(self.files, method)(symbols, first, last, silent)
+        assert answer.failures == {}
+        assert set(answer.columns) == set(symbols)
+        return answer.rows
+
+
 @pytest.fixture
-def source(folder, calendar):
-    return FilesSource(folder, calendar)
+def source(folder):
+    return Asker(FilesSource(folder))
 
 
 def write(folder, kind: str, frame: pd.DataFrame, symbol: str = "AAA") -> None:
@@ -93,7 +124,7 @@ def test_csv_and_parquet_give_every_digit(tmp_path, calendar, data):
         folder = tmp_path / kind
         folder.mkdir(exist_ok=True)
         write(folder, kind, written)
-        found.append(FilesSource(folder, calendar).bars(["AAA"], *ALL))
+        found.append(Asker(FilesSource(folder)).bars(["AAA"], *ALL).sort_values("session", ignore_index=True))
     assert_frame_equal(found[0], found[1], check_exact=True)
     expected = written.sort_values("date")
     assert found[0]["session"].tolist() == expected["date"].tolist()
@@ -246,28 +277,11 @@ def _set(row: int, **values):
 REMEDY = re.compile(r"correct|remove|supply|write dates|keep one|needed are|take \w+ out of")
 
 # spoiled rows, then what the message has to show beside the file's name
-BAD_ROWS = {
-    "bar in 1999": (_set(1, date="1999-12-31"), ["1999-12-31", "2000-01-01", "data policy", "AAA"]),
-    "duplicate date": (_set(3, date="2020-03-06"), ["2 rows", "more than one bar", "2020-03-06", "AAA"]),
-    "weekend": (_set(3, date="2020-03-07"), ["no session of XNYS", "2020-03-07"]),
-    "holiday": (_set(1, date="2020-01-20"), ["no session of XNYS", "2020-01-20"]),
+UNREADABLE_ROWS = {
     "text price": (_set(2, close="ten"), ["row 2", "close 'ten'", "no number"]),
     "text open": (_set(4, open="$5"), ["row 4", "open '$5'", "no number"]),
     "text volume": (_set(5, volume="2,600"), ["row 5", "volume '2,600'", "no number"]),
     "text dividend": (_set(5, dividend="much"), ["row 5", "dividend 'much'", "no number"]),
-    "zero price": (_set(2, close=0), ["close 0.0", "2020-03-06", "not above zero"]),
-    "negative price": (_set(4, open=-5.5), ["open -5.5", "2020-03-10", "not above zero"]),
-    "infinite price": (_set(1, high="inf"), ["high inf", "2020-03-05", "not finite"]),
-    "minus infinite price": (_set(1, low="-inf"), ["low -inf", "2020-03-05", "not finite"]),
-    "overflowing price": (_set(1, close="1e999"), ["close inf", "2020-03-05", "not finite"]),
-    "missing close": (_set(3, close=None), ["2020-03-09", "missing"]),
-    "low above close": (_set(2, low=10.3), ["low 10.3", "close 10.25", "2020-03-06", "enclose"]),
-    "low above open": (_set(2, close=10.6, low=10.6), ["low 10.6", "open 10.5", "2020-03-06", "enclose"]),
-    "high below open": (_set(2, high=10.4), ["high 10.4", "open 10.5", "2020-03-06", "enclose"]),
-    "high below low": (_set(2, high=9.0, open=None, close=9.5), ["high 9.0", "low 10.0", "2020-03-06", "enclose"]),
-    "negative volume": (_set(5, volume=-1), ["volume -1.0", "2020-03-11", "negative volume"]),
-    "gap": (lambda frame: frame.drop(index=2), ["lacks 1 sessions", "2020-03-09", "AAA"]),
-    "long gap": (lambda frame: frame.drop(index=[1, 2, 3]), ["lacks 3 sessions", "2020-03-06", "AAA"]),
     "unreadable date": (_set(2, date="6 March"), ["row 2", "'6 March'", "YYYY-MM-DD"]),
     "American date": (_set(2, date="03/06/2020"), ["row 2", "'03/06/2020'", "YYYY-MM-DD"]),
     "impossible date": (_set(3, date="2020-02-30"), ["row 3", "'2020-02-30'", "YYYY-MM-DD"]),
@@ -276,11 +290,24 @@ BAD_ROWS = {
     "missing date": (_set(4, date=None), ["row 4", "date", "YYYY-MM-DD"]),
 }
 
+# spoiled rows, then the row, counted from 1, and what of it the rules have to get to see
+UNBELIEVABLE_ROWS = {
+    "bar in 1999": (_set(1, date="1999-12-31"), 1, {"session": pd.Timestamp("1999-12-31")}),
+    "duplicate date": (_set(3, date="2020-03-06"), 3, {"session": pd.Timestamp("2020-03-06")}),
+    "weekend": (_set(3, date="2020-03-07"), 3, {"session": pd.Timestamp("2020-03-07")}),
+    "zero price": (_set(2, close=0), 2, {"close": 0.0}),
+    "negative price": (_set(4, open=-5.5), 4, {"open": -5.5}),
+    "infinite price": (_set(1, high="inf"), 1, {"high": np.inf}),
+    "minus infinite price": (_set(1, low="-inf"), 1, {"low": -np.inf}),
+    "overflowing price": (_set(1, close="1e999"), 1, {"close": np.inf}),
+    "missing close": (_set(3, close=None), 3, {"close": np.nan}),
+    "high below low": (_set(2, high=9.0), 2, {"high": 9.0, "low": 10.0}),
+    "negative volume": (_set(5, volume=-1), 5, {"volume": -1.0}),
+    "infinite volume": (_set(2, volume="inf"), 2, {"volume": np.inf}),
+}
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize(("spoil", "shown"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_a_bad_row_is_named_with_its_value_and_the_remedy(folder, source, kind, spoil, shown):
-    frame = spoil(BARS)
+
+def write_spoiled(folder, kind: str, frame: pd.DataFrame) -> None:
     if kind == "parquet":
         # a parquet column has one type: text where one value is
         texts = frame.columns[[any(isinstance(value, str) for value in frame[name]) for name in frame]]
@@ -288,50 +315,160 @@ def test_a_bad_row_is_named_with_its_value_and_the_remedy(folder, source, kind, 
         for name in texts:
             frame[name] = frame[name].map(lambda value: None if value is None else str(value))
     write(folder, kind, frame)
-    error = DataPolicyError if "data policy" in shown else MarketDataError
-    with pytest.raises(error) as caught:
-        source.bars(["AAA"], *ALL)
-    message = str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["bars", "corporate_actions"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("spoil", "shown"), UNREADABLE_ROWS.values(), ids=UNREADABLE_ROWS)
+def test_an_unreadable_row_is_named_with_its_value_and_the_remedy(folder, source, kind, method, spoil, shown):
+    write_spoiled(folder, kind, spoil(BARS))
+    message = source.failure(method)
     assert [part for part in (f"AAA.{kind}", *shown) if part not in message] == []
     assert REMEDY.search(message)
 
 
-def test_the_whole_file_is_checked_whatever_is_asked(folder, source):
-    write(folder, "csv", _set(1, close=-1)(BARS))
-    with pytest.raises(MarketDataError, match=r"AAA\.csv.*2020-03-05"):
-        source.bars(["AAA"], date(2020, 3, 10), date(2020, 3, 11))
-
-
-def test_one_bad_file_fails_the_whole_request(folder, source):
-    write(folder, "csv", BARS)
-    write(folder, "csv", _set(1, close=-1)(BARS), "BBB")
-    with pytest.raises(MarketDataError, match=r"BBB\.csv"):
-        source.bars(["AAA", "BBB"], *ALL)
-
-
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_an_infinite_volume_is_refused(folder, source, kind):
-    write(folder, kind, BARS.assign(volume=[1.0, np.inf, 1.0, 1.0, 1.0]))
-    with pytest.raises(MarketDataError, match=r"volume inf"):
-        source.bars(["AAA"], *ALL)
+@pytest.mark.parametrize(("spoil", "row", "seen"), UNBELIEVABLE_ROWS.values(), ids=UNBELIEVABLE_ROWS)
+def test_what_is_readable_but_wrong_is_left_to_the_rules(folder, source, kind, spoil, row, seen):
+    """Nothing is dropped or mended on the way to the rules, which refuse it with all that they find."""
+    write_spoiled(folder, kind, spoil(BARS))
+    found = source.bars(["AAA"], *ALL)
+    assert len(found) == len(BARS)
+    np.testing.assert_equal({name: found[name].iloc[row - 1] for name in seen}, seen)
+
+
+@pytest.mark.parametrize("dropped", [[2], [1, 2, 3]])
+def test_a_gap_is_left_to_the_rules(folder, source, dropped):
+    write(folder, "csv", BARS.drop(index=dropped))
+    assert len(source.bars(["AAA"], *ALL)) == len(BARS) - len(dropped)
 
 
 BAD_ACTIONS = {
-    "negative split": (_set(4, split=-2), ["value -2.0", "2020-03-10", "above zero"]),
-    "infinite split": (_set(4, split="inf"), ["value inf", "2020-03-10", "above zero"]),
-    "negative dividend": (_set(2, dividend=-0.25), ["value -0.25", "2020-03-06", "above zero"]),
-    "dividend on a Saturday": (_set(2, date="2020-03-07"), ["value 0.25", "2020-03-07", "no session of XNYS"]),
+    "negative split": (_set(4, split=-2), ("2020-03-10", "split", -2.0)),
+    "infinite split": (_set(4, split="inf"), ("2020-03-10", "split", np.inf)),
+    "negative dividend": (_set(2, dividend=-0.25), ("2020-03-06", "dividend", -0.25)),
+    "dividend on a Saturday": (_set(2, date="2020-03-07"), ("2020-03-07", "dividend", 0.25)),
 }
 
 
-@pytest.mark.parametrize(("spoil", "shown"), BAD_ACTIONS.values(), ids=BAD_ACTIONS)
-def test_a_bad_action_is_named_with_its_value_and_the_remedy(folder, source, spoil, shown):
+@pytest.mark.parametrize(("spoil", "seen"), BAD_ACTIONS.values(), ids=BAD_ACTIONS)
+def test_a_wrong_action_is_left_to_the_rules(folder, source, spoil, seen):
     write(folder, "csv", spoil(BARS))
-    with pytest.raises(MarketDataError) as caught:
-        source.corporate_actions(["AAA"], *ALL)
-    message = str(caught.value)
-    assert [part for part in ("AAA.csv", "AAA on", *shown) if part not in message] == []
-    assert REMEDY.search(message)
+    actions = source.corporate_actions(["AAA"], *ALL)
+    assert seen in {(f"{a.ex_date:%Y-%m-%d}", a.kind, a.value) for a in actions.itertuples()}
+
+
+def test_a_bad_file_fails_its_own_symbol_and_no_other(folder, source):
+    write(folder, "csv", BARS)
+    write(folder, "csv", _set(2, close="ten")(BARS), "BBB")
+    write(folder, "parquet", BARS, "CCC")
+    for method in ("bars", "corporate_actions"):
+        answer = getattr(source.files, method)(["AAA", "BBB", "CCC", "DDD"], *ALL, silent)
+        assert set(answer.failures) == {"BBB", "DDD"}
+        assert "BBB.csv: row 2 has the close 'ten'" in answer.failures["BBB"]
+        assert "no symbol DDD" in answer.failures["DDD"]
+        assert set(answer.rows["symbol"]) == set(answer.columns) == {"AAA", "CCC"}
+
+
+def test_names_of_columns_are_those_of_the_file(folder, source):
+    write(folder, "csv", BARS.rename(columns={"close": " Close"}).assign(Comment="x"))
+    answer = source.files.bars(["AAA"], *ALL, silent)
+    expected = ["date", "open", "high", "low", "close", "volume", "dividend", "split", "comment"]
+    assert sorted(answer.columns["AAA"]) == sorted(expected)
+
+
+def test_progress_is_told_every_hundred_files(folder, source):
+    names = [f"S{number:03d}" for number in range(205)]
+    for name in names:
+        write(folder, "csv", BARS[["date", "close"]], name)
+    told: list[str] = []
+    assert len(source.files.bars(names, *ALL, told.append).rows) == 205 * len(BARS)
+    assert told == ["100 of 205 files read", "200 of 205 files read"]
+
+
+# -- no more than the end ---------------------------------------------------------------------------------------------
+
+
+def long_file(folder, calendar, sessions: int = 3000, symbol: str = "AAA", level: float = 50.0) -> pd.DataFrame:
+    days = calendar.sessions[:sessions]
+    close = np.round(level + np.random.default_rng(5).normal(0, 1, sessions).cumsum() * 0.1, 4)
+    frame = pd.DataFrame({"date": days.strftime("%Y-%m-%d"), "close": close, "volume": 1e6})
+    write(folder, "csv", frame, symbol)
+    return frame
+
+
+@pytest.mark.parametrize(
+    "symbols", [["BBB", "AAA"], ["BRK.B", "AAA"], ["NA", "AAA"], ["TRUE", "AAA"], ["0700", "0005"]]
+)
+def test_ends_of_several_long_files_stay_with_their_symbols(folder, source, calendar, symbols):
+    """No symbol is a missing value, a truth or a number, however it is written."""
+    written = {s: long_file(folder, calendar, 3000, s, 50.0 * (n + 1)) for n, s in enumerate(symbols)}
+    last = [date.fromisoformat(day) for day in next(iter(written.values()))["date"].iloc[-3:]]
+    found = source.bars(symbols, last[0], last[-1])
+    assert set(found["symbol"]) == set(symbols)
+    for symbol, frame in written.items():
+        mine = found[found["symbol"] == symbol].sort_values("session")
+        assert mine["close"].tolist() == frame["close"].tolist()[-3:]
+
+
+def test_ends_of_long_files_with_different_columns(folder, source, calendar):
+    long_file(folder, calendar)
+    other = long_file(folder, calendar, symbol="BBB", level=80.0)
+    write(folder, "csv", other[["close", "date"]].assign(split=[1.0] * 2999 + [2.0]), "BBB")
+    last = date.fromisoformat(other["date"].iloc[-1])
+    found = source.bars(["AAA", "BBB"], last, last).set_index("symbol")
+    assert found["close"]["BBB"] == other["close"].iloc[-1]
+    assert np.isnan(found["volume"]["BBB"])
+    assert found["volume"]["AAA"] == 1e6
+    assert source.corporate_actions(["AAA", "BBB"], last, last)["symbol"].tolist() == ["BBB"]
+
+
+@pytest.mark.parametrize("asked", [1, 2, 60, 61, 400, 2900, 3000])
+def test_later_dates_give_what_the_whole_file_gives(folder, source, calendar, asked):
+    frame = long_file(folder, calendar)
+    first, last = date.fromisoformat(frame["date"].iloc[-asked]), date.fromisoformat(frame["date"].iloc[-1])
+    found = source.bars(["AAA"], first, last)
+    expected = source.bars(["AAA"], ALL[0], last).iloc[-asked:]
+    assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True)
+
+
+def test_no_more_than_the_end_of_a_long_file_is_read_for_later_dates(folder, source, calendar):
+    """What is before is known already; a text in it would show that it was looked at."""
+    frame = long_file(folder, calendar)
+    frame = frame.astype(object)
+    frame.loc[3, "close"] = "ten"
+    write(folder, "csv", frame)
+    last = date.fromisoformat(frame["date"].iloc[-1])
+    assert len(source.bars(["AAA"], date.fromisoformat(frame["date"].iloc[-5]), last)) == 5
+    assert "row 4 has the close 'ten'" in source.failure("bars")
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y%m%d", "%Y-%m-%dT16:00:00-05:00"])
+def test_the_end_of_a_long_file_may_write_its_dates_in_any_way(folder, source, calendar, form):
+    frame = long_file(folder, calendar)
+    write(folder, "csv", frame.assign(date=pd.to_datetime(frame["date"]).dt.strftime(form)))
+    found = source.bars(["AAA"], date.fromisoformat(frame["date"].iloc[-2]), ALL[1])
+    assert [f"{stamp:%Y-%m-%d}" for stamp in found["session"]] == frame["date"].tolist()[-2:]
+
+
+@pytest.mark.parametrize("order", ["newest first", "shuffled"])
+def test_a_long_file_in_another_order_is_read_whole(folder, source, calendar, order):
+    frame = long_file(folder, calendar)
+    write(folder, "csv", frame.iloc[::-1] if order == "newest first" else frame.sample(frac=1.0, random_state=1))
+    first, last = date.fromisoformat(frame["date"].iloc[-5]), date.fromisoformat(frame["date"].iloc[-1])
+    found = source.bars(["AAA"], first, last).sort_values("session")
+    assert found["close"].tolist() == frame["close"].tolist()[-5:]
+
+
+def test_a_file_that_changed_is_read_again(folder, source):
+    write(folder, "csv", BARS)
+    later = (date(2020, 3, 10), date(2020, 3, 11))
+    assert source.bars(["AAA"], *later)["close"].tolist() == [5.5, 5.25]
+    write(folder, "csv", BARS.assign(close=BARS["close"] * 2))
+    assert source.bars(["AAA"], *later)["close"].tolist() == [11.0, 10.5]
+
+
+# -- files that cannot be used ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["bars", "corporate_actions"])
@@ -341,9 +478,7 @@ class TestFilesThatCannotBeRead:
     @pytest.fixture
     def message(self, source, method):
         def fail() -> str:
-            with pytest.raises(MarketDataError) as caught:
-                getattr(source, method)(["AAA"], *ALL)
-            return str(caught.value)
+            return source.failure(method)
 
         return fail
 
@@ -426,11 +561,15 @@ class TestFilesThatCannotBeRead:
     def test_unknown_symbol_in_an_empty_folder(self, message):
         assert "it has no such file at all" in message()
 
-    def test_no_folder(self, folder, message):
+    def test_no_folder(self, folder, source, method):
+        """That concerns no symbol alone."""
         folder.rmdir()
-        assert message() == f"TRADING_FILES_DIR is {folder}, which is no folder; correct it"
+        with pytest.raises(MarketDataError) as caught:
+            getattr(source, method)(["AAA"], *ALL)
+        assert str(caught.value) == f"TRADING_FILES_DIR is {folder}, which is no folder; correct it"
 
-    def test_a_file_instead_of_a_folder(self, folder, message):
+    def test_a_file_instead_of_a_folder(self, folder, source, method):
         folder.rmdir()
         folder.write_text("not a folder")
-        assert "which is no folder" in message()
+        with pytest.raises(MarketDataError, match="which is no folder"):
+            getattr(source, method)(["AAA"], *ALL)

@@ -151,9 +151,19 @@ def test_a_revision_counts_once_it_was_known_before_the_next_open(tables, read):
     _add_bars(tables, "2020-01-02", 11.0, "2020-01-03 14:30")
     _add_bars(tables, "2020-01-03", 21.0, "2020-01-06 14:29")
     _add_bars(tables, "2020-01-02", 12.0, "2020-01-06 14:31")
-    assert read("bars", "2020-01-02")["close"].tolist() == [11.0]
-    assert read("bars", "2020-01-03")["close"].tolist() == [11.0, 21.0]
-    assert read("bars", "2020-01-06")["close"].tolist() == [12.0, 21.0]
+    assert read("bars", "2020-01-02")["close"].tolist() == [10.0, 11.0]
+    assert read("bars", "2020-01-03")["close"].tolist() == [10.0, 11.0, 20.0, 21.0]
+    assert read("bars", "2020-01-06")["close"].tolist() == [10.0, 11.0, 12.0, 20.0, 21.0]
+
+
+def test_a_range_reads_what_its_last_session_may_know(tables, read):
+    """What of it each session may know is told apart by the reader, to whom every revision is given."""
+    _add_bars(tables, "2020-01-02", 10.0, "2020-01-02 21:00")
+    _add_bars(tables, "2020-01-02", 11.0, "2020-01-06 14:00")
+    _add_bars(tables, "2020-01-02", 12.0, "2020-01-07 15:00")
+    rows = read("bars", "2020-01-02", "2020-01-06")
+    assert rows["close"].tolist() == [10.0, 11.0]
+    assert rows["known_at"].is_monotonic_increasing
 
 
 def test_history_may_be_empty_and_a_table_that_is_not_there_is(read):

@@ -8,6 +8,11 @@ from trading_dagster.resources.schemas import TABLES
 CONTRACT = {
     "bars": ["session", "symbol", "open", "high", "low", "close", "volume", "source", "known_at"],
     "corporate_actions": ["session", "symbol", "ex_date", "kind", "value", "known_at"],
+    "quarantine": [
+        "session", "symbol", "open", "high", "low", "close", "volume", "source", "reason", "detail", "state",
+        "operator", "note", "known_at",
+    ],
+    "fetches": ["session", "asset", "symbol", "last_bar", "columns", "source", "known_at"],
     "phasing": [
         "session", "symbol", "cycle", "period", "phase", "amplitude", "snr_db", "p_value", "fld", "fld_cross",
         "fld_target", "next_trough_bars",
@@ -87,7 +92,15 @@ def test_regime_has_a_probability_for_each_state():
     assert len(states) >= 2
 
 
-def test_bars_and_corporate_actions_are_histories_with_revisions():
-    assert {name for name, schema in TABLES.items() if schema.revisions} == {"bars", "corporate_actions"}
-    assert {name for name, schema in TABLES.items() if schema.history} >= {"bars", "corporate_actions"}
-    assert {name for name, schema in TABLES.items() if schema.may_be_empty} >= {"corporate_actions", "orders"}
+def test_what_came_from_a_source_is_a_history_with_revisions():
+    fetched = {"bars", "corporate_actions", "quarantine", "fetches"}
+    assert {name for name, schema in TABLES.items() if schema.revisions} == fetched
+    assert {name for name, schema in TABLES.items() if schema.history} == fetched
+    assert {name for name, schema in TABLES.items() if schema.may_be_empty} == fetched - {"bars"} | {"orders"}
+
+
+def test_a_bar_in_quarantine_is_stored_as_the_source_gave_it():
+    """A released bar has to fit into the table of bars."""
+    quarantine = {column.name: column for column in TABLES["quarantine"].columns}
+    for column in TABLES["bars"].columns:
+        assert (quarantine[column.name].type, quarantine[column.name].nullable) == (column.type, column.nullable)
