@@ -107,6 +107,8 @@ class Tables:
         wanted = None if columns is None else list(dict.fromkeys([*columns, *schema.key]))
         if wanted is not None and schema.revisions:
             wanted = list(dict.fromkeys([*wanted, "known_at"]))
+        # a filter that keeps everything would still copy everything
+        bounds = [bound for bound in bounds if not _holds_for_all(bound, delta)]
         frame = delta.to_pyarrow_table(filters=bounds or None, columns=wanted).to_pandas(date_as_object=False)
         frame = _in_order(_timestamps(frame, schema), schema, newest=schema.revisions and not every_revision)
         frame.attrs[VERSION] = delta.version()
@@ -117,9 +119,7 @@ class Tables:
         delta = self._open(name)
         if delta is None:
             return None
-        column = f"max.{_schema(name).partition_column}"
-        files = pa.table(delta.get_add_actions(flatten=True))
-        newest = [value for value in files[column].to_pylist() if value is not None] if len(files) else []
+        newest = [value for value in _statistic(delta, f"max.{_schema(name).partition_column}") if value is not None]
         return pd.Timestamp(max(newest)).as_unit("us") if newest else None
 
     def replace(self, name: str, rows: pd.DataFrame, first: date, last: date) -> Written:
@@ -208,6 +208,25 @@ class Tables:
     def _open(self, name: str) -> DeltaTable | None:
         path = self._path(name)
         return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+
+
+def _statistic(delta: DeltaTable, name: str) -> list[Any]:
+    """One of the statistics that Delta keeps of each file, such as ``max.session``; missing where it keeps none."""
+    files = pa.table(delta.get_add_actions(flatten=True))
+    return files[name].to_pylist() if name in files.column_names else [None] * len(files)
+
+
+def _holds_for_all(bound: tuple[str, str, Any], delta: DeltaTable) -> bool:
+    """Whether the files' statistics alone say that every row is within a bound."""
+    column, sign, value = bound
+    extremes = _statistic(delta, f"{'max' if sign == '<=' else 'min'}.{column}")
+    if any(extreme is None for extreme in extremes):
+        return False
+    limit = pd.Timestamp(value)
+    stamps = [pd.Timestamp(extreme) for extreme in extremes]
+    if limit.tz is not None:
+        stamps = [stamp if stamp.tz is not None else stamp.tz_localize("UTC") for stamp in stamps]
+    return all(stamp <= limit if sign == "<=" else stamp >= limit for stamp in stamps)
 
 
 def _attempts() -> Retrying:
