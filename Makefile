@@ -55,7 +55,7 @@ clean:
 .venv/.uv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 		f"Python {v[0]}.{v[1]} found; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...")'
-	@echo "setting up .venv (once; 1.2 GB installed)"
+	@echo "setting up .venv (once; 1.5 GB installed)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
 	@printf '%s\n' "" "# added by make: Dagster's home, and the module for the one subcommand that does not read pyproject.toml" \
