@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
@@ -83,6 +83,7 @@ def test_what_is_held_is_what_the_ledger_says(desk, seed):
 
 @RUNS
 @given(SEEDS)
+@example(1016)  # sessions without any row
 def test_deciding_again_says_the_same(desk, seed):
     """Any session, decided again after all of them were traded, is decided as it was."""
     world = random_world(seed)

@@ -10,6 +10,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+_TYPES = {
+    "symbol": "str",
+    "action": "str",
+    "target_weight": "float64",
+    "current_weight": "float64",
+    "confidence": "float64",
+    "reason": "str",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -99,7 +108,8 @@ def decide(
             strict=True,
         )
     ]
-    return decided
+    # no rows have the types that rows would have
+    return decided.astype(_TYPES)
 
 
 def _within_gross(decided: pd.DataFrame, max_gross: float) -> pd.DataFrame:

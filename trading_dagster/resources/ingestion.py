@@ -182,8 +182,8 @@ class Sifted:
         `BAR_COLUMNS`: bars that are not stored, or not in this form.
     symbols : DataFrame
         One row a symbol, for the rules on symbols.
-    phantoms, jumps : DataFrame
-        Bars to quarantine, with reason and detail. Jumps are found when `judge` was called.
+    phantoms : DataFrame
+        Bars to quarantine, with reason and detail.
     restated : DataFrame
         See `compare_overlap`.
     gone : dict of str to Timestamp
