@@ -52,9 +52,10 @@ def command(*words: str, data: Path, timeout: float = 300, **extra: str) -> subp
 
 
 def table_contents(data: Path) -> dict[str, pd.DataFrame]:
-    """Every row of every table."""
+    """Every row of every table, without the time at which a source answered."""
     tables = Tables(str(data / "tables"))
-    return {folder.name: tables.read(folder.name) for folder in sorted((data / "tables").iterdir())}
+    contents = {folder.name: tables.read(folder.name) for folder in sorted((data / "tables").iterdir())}
+    return contents | {"fetches": contents["fetches"].drop(columns="known_at")}
 
 
 def ledger_contents(data: Path) -> dict[str, list[tuple[object, ...]]]:

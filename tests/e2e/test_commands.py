@@ -155,5 +155,6 @@ def test_wrong_use_is_told_in_a_sentence(
 def test_a_failed_run_exits_with_one_and_says_why(tmp_path: Path) -> None:
     result = command("trading", "run", "--session", SESSION, data=tmp_path, TRADING_UNIVERSE="KO,NOPE")
     assert result.returncode == 1
-    assert "sample: no symbol NOPE" in result.stderr
+    assert "NOPE has no answer from the source" in result.stderr
+    assert "the sample has no such symbol" in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
