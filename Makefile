@@ -29,7 +29,7 @@ test: .venv/.dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e"
 
 test-e2e: .venv/.dev
-	$(BIN)/pytest -m e2e -v --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile -m e2e -v --durations=10
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -194,3 +194,18 @@ def test_a_symbol_that_is_allowed_later_in_a_range_has_no_say_before(
     # the range did cross both days
     assert made["range"].tables.read("regime").groupby("session")["symbol"].nunique().nunique() == 2
     assert made["range"].tables.read("forecast").groupby("session")["symbol"].nunique().nunique() == 2
+
+
+def test_a_symbol_may_join_a_session_that_was_run_without_it(tmp_path: Path) -> None:
+    """Its actions are not on record yet when `bars` looks at it; others' are, of the same session."""
+    fetched = ["bars", "corporate_actions"]
+    assert make_installation(tmp_path, universe=("AAPL", "AMD")).run("2022-12-28", assets=fetched).success
+    later = make_installation(tmp_path, universe=("AAPL", "AMD", "BAC"))
+    outcome = later.run("2022-12-28", assets=[*fetched, "regime"])
+    assert outcome.success, outcome.failures
+    assert set(later.tables.read("regime", first=pd.Timestamp("2022-12-28"))["symbol"]) == {
+        "AAPL",
+        "AMD",
+        "BAC",
+        "MARKET",
+    }
