@@ -209,3 +209,13 @@ def test_a_symbol_may_join_a_session_that_was_run_without_it(tmp_path: Path) -> 
         "BAC",
         "MARKET",
     }
+
+
+def test_a_session_that_no_symbol_can_be_used_at_is_on_record_as_failed(tmp_path: Path) -> None:
+    """The only symbol's bar of the session is in quarantine: a profit warning, held back as a jump."""
+    made = make_installation(tmp_path, universe=("WMT",))
+    outcome = made.run("2022-05-17", assets=["bars", "corporate_actions"])
+    assert "bars: no symbol can be used" in outcome.failures["bars"]
+    assert made.ledger.verdicts(pd.Timestamp("2022-05-17").date(), ("bars",)) == {"bars": False}
+    check = next(c for c in outcome.checks if (c.asset_key.to_user_string(), c.check_name) == ("bars", "data_policy"))
+    assert (check.passed, check.severity.value) == (False, "ERROR")

@@ -573,3 +573,12 @@ class TestFilesThatCannotBeRead:
         folder.write_text("not a folder")
         with pytest.raises(MarketDataError, match="which is no folder"):
             getattr(source, method)(["AAA"], *ALL)
+
+
+def test_a_short_file_leaves_the_long_ones_to_be_read_at_their_end(tmp_path, monkeypatch):
+    sessions = pd.bdate_range("2010-01-01", "2020-12-31").strftime("%Y-%m-%d")
+    for symbol, count in (("LONG", len(sessions)), ("SHORT", 3)):
+        pd.DataFrame({"date": sessions[-count:], "close": 10.0}).to_csv(tmp_path / f"{symbol}.csv", index=False)
+    monkeypatch.setattr("trading_dagster.resources.files_source.read_csv", lambda path: pytest.fail(f"whole {path}"))
+    answer = FilesSource(tmp_path).bars(["LONG", "SHORT"], date(2020, 12, 21), date(2020, 12, 31), lambda _: None)
+    assert answer.rows.groupby("symbol").size().to_dict() == {"LONG": 9, "SHORT": 3}

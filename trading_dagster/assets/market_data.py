@@ -67,7 +67,8 @@ def corporate_actions(
     calendar = CALENDAR.between(*_span(fetched["ex_date"], sessions[-1]))
     findings = evaluate_rules("corporate_actions", {"rows": fetched, "symbols": symbols}, calendar)
     for finding in findings:
-        yield check_result("corporate_actions", finding, len(fetched), blocks=settings.policy == "abort")
+        rows = len(fetched) if finding.rule.frame == "rows" else len(symbols)
+        yield check_result("corporate_actions", finding, rows, blocks=settings.policy == "abort")
     refused = _refused(findings, first.index)
     good = ingestion.combine_actions(fetched[~fetched["symbol"].isin(refused)])
     good = good.assign(session=good["ex_date"], source=source.name)

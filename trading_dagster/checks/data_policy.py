@@ -163,7 +163,7 @@ class DataPolicyGuard:
             for violation in violations:
                 context.log.warning(violation.message)
         left = minimum_bars(asset) == 0 or bool(allowed.any(axis=1).all())
-        passed = not violations or (self.mode == "exclude" and left)
+        passed = left and (not violations or self.mode == "exclude")
         excluded = sorted({violation.symbol for violation in violations})
         self.ledger.record_verdicts(asset, [s.date() for s in sessions], passed, excluded, context.run.run_id)
         yield dg.AssetCheckResult(
@@ -296,6 +296,8 @@ def _summary(violations: list[Violation], mode: PolicyMode, verdict: Verdict) ->
     notes = (f"; stopped trading: {', '.join(left)}" if left else "") + (
         f"; sitting out, their bars in quarantine: {', '.join(waiting)}" if waiting else ""
     )
+    if not violations and not verdict.symbols:
+        return f"no symbol can be used{notes}"
     if not violations:
         return f"all {verdict.allowed.shape[1] - len(left)} symbols have the bars they need{notes}"
     named = ", ".join(f"{v.symbol} ({v.bars_found} of {v.bars_needed} bars)" for v in violations[:10])

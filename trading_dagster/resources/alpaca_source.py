@@ -16,7 +16,6 @@ import pandas as pd
 
 from trading_dagster.calendar import SessionCalendar
 from trading_dagster.policy import EARLIEST_DATE
-from trading_dagster.resources import market_data
 from trading_dagster.resources.fetching import (
     Pace,
     TransientError,
@@ -25,7 +24,14 @@ from trading_dagster.resources.fetching import (
     require_policy,
     retry_after_seconds,
 )
-from trading_dagster.resources.market_data import ACTION_COLUMNS, BAR_COLUMNS, Answer, MarketDataError, Report
+from trading_dagster.resources.market_data import (
+    ACTION_COLUMNS,
+    BAR_COLUMNS,
+    Answer,
+    MarketDataError,
+    Report,
+    empty_rows,
+)
 
 if TYPE_CHECKING:
     from alpaca.common.exceptions import APIError
@@ -103,7 +109,7 @@ class AlpacaSource:
         require_policy(self.name, first)
         sessions = self._calendar.between(first, last)
         if not len(sessions):
-            return Answer(market_data.empty_rows(BAR_COLUMNS))
+            return Answer(empty_rows(BAR_COLUMNS))
         # a failed attempt asks for all pages of its batch again: so many symbols as fill about one page
         size = min(max(PAGE_BARS // len(sessions), 1), BATCH_SYMBOLS)
         fetch = partial(self._ask_bars, first=sessions[0], last=sessions[-1])
@@ -136,7 +142,7 @@ class AlpacaSource:
             what=f"{self.name} {what}",
             pace=self._pace,
         )
-        parts, fields = [market_data.empty_rows(BAR_COLUMNS if what == "bars" else ACTION_COLUMNS)], {}
+        parts, fields = [empty_rows(BAR_COLUMNS if what == "bars" else ACTION_COLUMNS)], {}
         for symbol, records in ((symbol, found) for answer in answers for symbol, found in answer.items() if found):
             fields[symbol] = tuple(sorted(set().union(*records) - {_KIND}))
             try:

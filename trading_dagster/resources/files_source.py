@@ -157,7 +157,7 @@ class FilesSource:
 
 
 def read_end(path: Path, first: date) -> tuple[bytes, list[bytes]] | None:
-    """Header of a long CSV and the rows of its end, which reach back before `first`; None if these are not there.
+    """Header of a CSV and the rows of its end, which reach back before `first` or are all; None if they are in doubt.
 
     The end holds the newest rows only if the file is in order. Dates written as YYYY-MM-DD order as texts do.
     """
@@ -166,18 +166,24 @@ def read_end(path: Path, first: date) -> tuple[bytes, list[bytes]] | None:
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.readline().rstrip(b"\r\n")
-        at, length = (_names(header).index("date") if "date" in _names(header) else None), TAIL_BYTES
-        while at is not None and length + len(header) < size:
-            file.seek(size - length)
-            rows = file.read().partition(b"\n")[2].splitlines()
+        begin, length = file.tell(), TAIL_BYTES
+        if "date" not in _names(header):
+            return None
+        at = _names(header).index("date")
+        while True:
+            start = max(size - length, begin)
+            file.seek(start)
+            text = file.read()
+            rows = (text if start == begin else text.partition(b"\n")[2]).splitlines()
             dates = [row.split(b",")[at] for row in rows if row.count(b",") == header.count(b",")]
             in_order = len(dates) == len(rows) and dates == sorted(dates) and all(map(ISO_DATE.fullmatch, dates))
             if not in_order or any(b'"' in row for row in rows):
                 return None
-            if dates and dates[0] < first.isoformat().encode():
+            if dates and (start == begin or dates[0] < first.isoformat().encode()):
                 return header, rows
+            if start == begin:
+                return None
             length *= 4
-    return None
 
 
 def _names(header: bytes) -> tuple[str, ...]:
