@@ -18,6 +18,8 @@ from trading_dagster.resources.sql_ledger import SqlLedger
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
+pytest_plugins = ["tests.postgres"]
+
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

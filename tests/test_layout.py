@@ -16,25 +16,29 @@ PACKAGE = "trading_dagster"
 ROOT = Path(__file__).parents[1] / PACKAGE
 SOURCES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
 
-BASE = frozenset({"policy", "calendar", "settings"})
+BASE = frozenset({"policy", "calendar", "settings", "endpoints", "code_version"})
 LOGIC = frozenset({"quant", "execution", "resources"})
-STAGES = frozenset({"assets", "checks", "jobs", "schedules", "sensors"})
-TOP = frozenset({"definitions", "cli"})
+STAGES = frozenset({"assets", "checks", "jobs", "operator_jobs", "schedules", "sensors"})
+TOP = frozenset({"definitions", "cli", "operator_cli"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "policy": frozenset(),
     "calendar": frozenset({"policy"}),
-    "settings": frozenset({"policy"}),
+    "settings": frozenset({"policy", "endpoints"}),
+    "endpoints": frozenset(),
+    "code_version": frozenset(),
     "quant": frozenset({"policy", "quant"}),
     "execution": LOGIC | BASE,
     "resources": LOGIC | BASE,
     "jobs": LOGIC | BASE | {"checks"},  # which checks a job runs
     "checks": LOGIC | BASE | {"checks"},
-    "schedules": LOGIC | BASE | {"jobs"},
+    "operator_jobs": LOGIC | BASE,
+    "schedules": LOGIC | BASE | {"jobs", "operator_jobs"},
     "sensors": LOGIC | BASE | {"jobs"},
     "assets": LOGIC | BASE | {"assets", "checks"},
     "definitions": STAGES | LOGIC | BASE,
     "cli": TOP | STAGES | LOGIC | BASE,
+    "operator_cli": TOP | LOGIC | BASE,
     "__init__": frozenset(),
 }
 """What each room of the package may import of the project."""

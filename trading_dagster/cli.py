@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from trading_dagster.operator_cli import COMMANDS
 from trading_dagster.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ concurrency:
 @click.group()
 @click.version_option(package_name="trading-dagster")
 def main() -> None:
-    """Daily trading pipeline: run sessions and read their results."""
+    """Daily trading pipeline: run sessions, read their results, and operate what trades."""
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 @main.command()
@@ -163,10 +168,14 @@ def _user_errors() -> Iterator[None]:
     """Print errors that the user can mend without a traceback."""
     from trading_dagster.calendar import SessionError
     from trading_dagster.execution.day_summary import SummaryError
+    from trading_dagster.resources.ledger import LedgerUnavailableError
     from trading_dagster.resources.quarantine import QuarantineError
 
     try:
         yield
+    except LedgerUnavailableError as error:
+        errors.print(f"[red]error:[/red] {error}", markup=True)
+        sys.exit(FAILED)
     except (SettingsError, SessionError, SummaryError, QuarantineError) as error:
         errors.print(f"[red]error:[/red] {error}", markup=True)
         sys.exit(WRONG_USE)
@@ -181,6 +190,16 @@ def _prepare_home(settings: Settings) -> None:
     # a home elsewhere is the user's, and so is its configuration
     if home == ours and not config.exists():
         config.write_text(INSTANCE_SETTINGS, encoding="utf-8")
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Open Dagster's storage, to read what it recorded of past runs."""
+    import dagster as dg
+
+    _prepare_home(settings)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
 
 
 # -- running --------------------------------------------------------------------------------------------------

@@ -18,16 +18,15 @@ from trading_dagster.assets.signals import signals
 from trading_dagster.assets.volatility import volatility
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.freshness import build_freshness_checks
-from trading_dagster.execution.accounting import Account, Costs
+from trading_dagster.execution.trading_session import Desk
 from trading_dagster.jobs import ALL_JOBS
+from trading_dagster.operator_jobs import OPERATOR_JOBS
 from trading_dagster.resources.alpaca_source import AlpacaSource
-from trading_dagster.resources.broker import Broker
 from trading_dagster.resources.files_source import FilesSource
 from trading_dagster.resources.io_manager import TableIOManager
 from trading_dagster.resources.ledger import Ledger
 from trading_dagster.resources.market_data import MarketDataSource
 from trading_dagster.resources.sample_source import SampleSource
-from trading_dagster.resources.simulated_broker import SimulatedBroker
 from trading_dagster.resources.tables import Tables
 from trading_dagster.resources.yahoo_source import YahooSource
 from trading_dagster.schedules import build_schedules
@@ -59,13 +58,10 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         return SqlLedger(settings.resolved_ledger_url)
 
     @dg.resource(required_resource_keys={"ledger"})
-    def broker(context: dg.InitResourceContext) -> Broker:
-        return SimulatedBroker(
-            context.resources.ledger,
-            settings.strategy,
-            Account(settings.initial_cash),
-            Costs(settings.commission_rate, settings.slippage_rate),
-        )
+    def desk(context: dg.InitResourceContext) -> Desk:
+        from trading_dagster.execution.desks import build_desk
+
+        return build_desk(settings, context.resources.ledger)
 
     @dg.resource(required_resource_keys={"ledger"})
     def data_policy(context: dg.InitResourceContext) -> DataPolicyGuard:
@@ -84,7 +80,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "io_manager": TableIOManager(tables, CALENDAR),
         "source": _source(settings),
         "ledger": ledger,
-        "broker": broker,
+        "desk": desk,
         "data_policy": data_policy,
     }
 
@@ -106,7 +102,7 @@ def build_definitions(
         assets=ASSETS,
         asset_checks=build_freshness_checks(CALENDAR),
         resources={**resources, **(resource_overrides or {})},
-        jobs=ALL_JOBS,
+        jobs=[*ALL_JOBS, *OPERATOR_JOBS],
         schedules=build_schedules(CALENDAR),
         sensors=[build_missed_session_sensor(CALENDAR)],
         executor=dg.in_process_executor,

@@ -6,8 +6,13 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.calendar import SessionCalendar, SessionError, month_key
+from trading_dagster.execution.trading_session import Desk
 from trading_dagster.jobs import daily_job, freshness_job, training_job
+from trading_dagster.operator_jobs import reconcile_job
 from trading_dagster.resources.market_data import MarketDataSource
+
+AFTER_CLOSE = pd.Timedelta(hours=2)
+"""How long after a close the account is still looked at: brokers post late."""
 
 
 def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition]:
@@ -62,4 +67,32 @@ def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition
         execution_timezone=calendar.timezone,
         description="Every hour: is the newest session there that should be?",
     )
-    return [daily_schedule, training_schedule, freshness_schedule]
+
+    return [daily_schedule, training_schedule, freshness_schedule, _reconcile_schedule(calendar)]
+
+
+def _reconcile_schedule(calendar: SessionCalendar) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="reconcile_schedule",
+        job=reconcile_job,
+        cron_schedule="*/30 * * * *",
+        execution_timezone=calendar.timezone,
+        description="Every half hour of a session and two hours after it: books fills, halts on a loss or a mismatch.",
+    )
+    def reconcile_schedule(
+        context: dg.ScheduleEvaluationContext, desk: dg.ResourceParam[Desk]
+    ) -> dg.RunRequest | dg.SkipReason:
+        now = pd.Timestamp(context.scheduled_execution_time).tz_convert(calendar.timezone)
+        if not desk.broker.real:
+            return dg.SkipReason(f"nothing happens at the {desk.broker.name} broker between two runs")
+        if desk.ledger.strategy(desk.strategy) is None:
+            return dg.SkipReason(f"the strategy {desk.strategy!r} has not traded yet")
+        today = pd.Timestamp(now.date()).as_unit("us")
+        if today not in calendar.sessions:
+            return dg.SkipReason(f"{now:%Y-%m-%d} is no session of {calendar.name}")
+        opens = calendar.open_times(pd.DatetimeIndex([today]))[0]
+        if not opens <= now <= calendar.close_time(today) + AFTER_CLOSE:
+            return dg.SkipReason("no session is under way")
+        return dg.RunRequest(run_key=f"{now:%Y-%m-%d %H:%M}")
+
+    return reconcile_schedule

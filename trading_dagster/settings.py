@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from trading_dagster.endpoints import PAPER_ENDPOINT, check_ledger_url, paper_endpoint
 from trading_dagster.policy import PolicyMode
 
 SAMPLE_SYMBOLS = (
@@ -25,6 +26,13 @@ SAMPLE_SYMBOLS = (
 
 MARKET_SYMBOL = "MARKET"
 """Row name of the equal-weight market; no exchange lists a six-letter ticker."""
+
+
+SECRET = {
+    "ALPACA_API_KEY", "ALPACA_SECRET_KEY", "ALPACA_ENDPOINT", "ALPACA_DATA_ENDPOINT", "YAHOO_ENDPOINT",
+    "TRADING_LEDGER_URL", "TRADING_TABLES_URI",
+}  # fmt: skip
+"""Variables whose values may hold keys or passwords, and are not repeated in messages."""
 
 
 class SettingsError(ValueError):
@@ -67,7 +75,12 @@ class Settings(BaseSettings):
     yahoo_endpoint: str = Field("", validation_alias=_variable("YAHOO_ENDPOINT"))
     policy: PolicyMode = Field("abort", validation_alias=_variable("TRADING_POLICY"))
 
-    broker: Literal["simulated"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))
+    broker: Literal["simulated", "alpaca"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))
+    alpaca_endpoint: str = Field(
+        PAPER_ENDPOINT,
+        validation_alias=_variable("ALPACA_ENDPOINT"),
+        description="Where orders go: paper, or loopback.",
+    )
     dry_run: bool = Field(
         True,
         validation_alias=_variable("TRADING_DRY_RUN"),
@@ -82,6 +95,38 @@ class Settings(BaseSettings):
     )
     slippage_rate: Decimal = Field(
         Decimal("0.0005"), ge=0, lt=Decimal("0.1"), validation_alias=_variable("TRADING_SLIPPAGE_RATE")
+    )
+
+    manual_trades: Literal["quarantine", "adopt"] = Field(
+        "quarantine",
+        validation_alias=_variable("TRADING_MANUAL_TRADES"),
+        description="Whether shares traded by hand are left alone, or become the strategy's.",
+    )
+    buy_limit_offset: Decimal = Field(
+        Decimal("0.02"), gt=0, le=Decimal("0.5"), validation_alias=_variable("TRADING_BUY_LIMIT_OFFSET")
+    )
+    lease_seconds: float = Field(120.0, ge=1, validation_alias=_variable("TRADING_LEASE_SECONDS"))
+    broker_seconds: float = Field(
+        60.0, gt=0, validation_alias=_variable("TRADING_BROKER_SECONDS"), description="Time for one order or reading."
+    )
+    broker_errors: int = Field(3, ge=1, validation_alias=_variable("TRADING_BROKER_ERRORS"))
+    cash_tolerance: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_variable("TRADING_CASH_TOLERANCE"))
+
+    limit_position_weight: Decimal | None = Field(
+        None, gt=0, le=1, validation_alias=_variable("TRADING_LIMIT_POSITION_WEIGHT"),
+        description="Unset: half as much again as TRADING_MAX_WEIGHT, since prices move what is held.",
+    )  # fmt: skip
+    limit_gross: Decimal = Field(Decimal(1), gt=0, le=1, validation_alias=_variable("TRADING_LIMIT_GROSS"))
+    limit_order_notional: Decimal = Field(
+        Decimal(100_000), gt=0, validation_alias=_variable("TRADING_LIMIT_ORDER_NOTIONAL")
+    )
+    limit_daily_loss: Decimal = Field(
+        Decimal("0.03"), gt=0, le=1, validation_alias=_variable("TRADING_LIMIT_DAILY_LOSS")
+    )
+    limit_drawdown: Decimal = Field(Decimal("0.15"), gt=0, le=1, validation_alias=_variable("TRADING_LIMIT_DRAWDOWN"))
+    limit_price_collar: Decimal = Field(Decimal("0.10"), gt=0, validation_alias=_variable("TRADING_LIMIT_PRICE_COLLAR"))
+    limit_volume_share: Decimal = Field(
+        Decimal("0.05"), gt=0, le=1, validation_alias=_variable("TRADING_LIMIT_VOLUME_SHARE")
     )
 
     max_weight: float = Field(0.10, gt=0, le=1, validation_alias=_variable("TRADING_MAX_WEIGHT"))
@@ -103,6 +148,18 @@ class Settings(BaseSettings):
             value = path.read_text(encoding="utf-8").replace("\n", ",")
         return tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
 
+    @field_validator("alpaca_endpoint")
+    @classmethod
+    def _on_paper_only(cls, value: str) -> str:
+        return paper_endpoint(value)
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _readable_ledger_url(cls, value: str) -> str:
+        if value:
+            check_ledger_url(value)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if not self.universe:
@@ -115,7 +172,30 @@ class Settings(BaseSettings):
             raise ValueError("TRADING_SOURCE=files needs TRADING_FILES_DIR, the folder of SYMBOL.csv or .parquet files")
         if self.source == "alpaca" and (self.alpaca_api_key is None or self.alpaca_secret_key is None):
             raise ValueError("TRADING_SOURCE=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY, the keys of an account")
+        if self.broker == "alpaca" and (self.alpaca_api_key is None or self.alpaca_secret_key is None):
+            raise ValueError("TRADING_BROKER=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY of a paper account")
+        if self.resolved_limit_position_weight < Decimal(str(self.max_weight)):
+            raise ValueError(
+                f"TRADING_LIMIT_POSITION_WEIGHT is {self.limit_position_weight}, below TRADING_MAX_WEIGHT of "
+                f"{self.max_weight}: what is allocated would be refused; raise the one, or lower the other"
+            )
+        if self.limit_gross < Decimal(str(self.max_gross)):
+            raise ValueError(
+                f"TRADING_LIMIT_GROSS is {self.limit_gross}, below TRADING_MAX_GROSS of {self.max_gross}: what is "
+                "allocated would be refused; raise the one, or lower the other"
+            )
+        if self.broker == "alpaca" and self.calendar != "XNYS":
+            raise ValueError(
+                f"TRADING_BROKER=alpaca trades at XNYS, and TRADING_CALENDAR is {self.calendar!r}; unset it"
+            )
         return self
+
+    @property
+    def resolved_limit_position_weight(self) -> Decimal:
+        """Largest weight of a position that an order may lead to."""
+        if self.limit_position_weight is not None:
+            return self.limit_position_weight
+        return min(Decimal(str(self.max_weight)) * Decimal("1.5"), Decimal(1))
 
     @property
     def resolved_tables_uri(self) -> str:
@@ -157,7 +237,9 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-            + (f" (found {problem['input']!r})" if problem["loc"] else "")
+            + (f" (found {problem['input']!r})" if problem["loc"] and problem["loc"][0] not in SECRET else "")
             for problem in error.errors()
         ]
-        raise SettingsError("settings that cannot be used:\n  " + "\n  ".join(lines)) from error
+        raise SettingsError(
+            "settings that cannot be used:\n  " + "\n  ".join(lines)
+        ) from None  # pydantic's own error repeats the values, keys among them

@@ -35,9 +35,10 @@ def account(cash: str | int, **positions: str | int) -> Account:
     return Account(D(cash), decimals(positions))
 
 
-def order(side: str, symbol: str, quantity: str | int) -> Order:
+def order(side: str, symbol: str, quantity: str | int, limit: str | Decimal | None = None) -> Order:
     identity = f"{side} {symbol}"
-    return Order(identity, "main", START, symbol, Side(side), D(quantity), D(1), "why")
+    most = None if limit is None else D(limit)
+    return Order(identity, "main", START, symbol, Side(side), D(quantity), D(1), "why", limit_price=most)
 
 
 def units(amount: Decimal, places: int = 4) -> int:

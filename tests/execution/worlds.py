@@ -7,16 +7,21 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from trading_dagster.execution.accounting import QUANTITY_STEP, Account, Costs, MarketSession, market_sessions
+from trading_dagster.execution.accounting import Account, Costs, MarketSession, market_sessions
+from trading_dagster.execution.planner import Terms
+from trading_dagster.execution.reconciliation import Comparison
 from trading_dagster.execution.replay import replay_decisions
-from trading_dagster.execution.trading_session import SessionTrades, trade_session
+from trading_dagster.execution.trading_session import Conduct, Desk, SessionTrades, Wish, observe, trade_session
 from trading_dagster.quant.decisions import decide
 from trading_dagster.quant.prices import price_history
 from trading_dagster.resources.simulated_broker import SimulatedBroker
 from trading_dagster.resources.sql_ledger import SqlLedger
 
+from .paper import NO_LIMITS
+
 SYMBOLS = ["AAA", "BBB", "CCC", "DDD"]
 COSTS = Costs(Decimal("0.0003"), Decimal("0.0007"))
+TERMS = Terms(Decimal("0.02"), COSTS.commission_rate)
 INITIAL = Account(Decimal("50000.01"))
 
 
@@ -76,7 +81,7 @@ def random_world(seed: int, count: int = 8) -> World:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Trader:
     """A strategy with its broker and ledger, worked as the assets work it."""
 
     ledger: SqlLedger
@@ -85,8 +90,18 @@ class Desk:
 
     @property
     def broker(self) -> SimulatedBroker:
-        """A new one each time, as each run has; all it knows is in the ledger."""
+        """A new one each time, as each run has; all it knows is in the database."""
         return SimulatedBroker(self.ledger, self.strategy, INITIAL, COSTS)
+
+    @property
+    def desk(self) -> Desk:
+        """Without limits: they are tested with the gates."""
+        comparison = Comparison("quarantine", Decimal("0.01"))
+        return Desk(self.ledger, self.broker, Conduct(self.strategy, NO_LIMITS, TERMS, comparison))
+
+    def market(self, session: pd.Timestamp) -> MarketSession:
+        (market,) = [each for each in self.world.markets if pd.Timestamp(each.session) == session]
+        return market
 
     def signals(
         self, sessions: Sequence[pd.Timestamp], watch: Callable[[MarketSession, dict[str, float]], None] | None = None
@@ -101,27 +116,17 @@ class Desk:
                 watch(session, held)
             return self.world.decide(session, held)
 
-        decided = replay_decisions(
-            self.strategy, sessions, markets, decide_session, self.ledger, INITIAL, COSTS, QUANTITY_STEP
-        )
+        decided = replay_decisions(self.strategy, sessions, markets, decide_session, self.ledger, INITIAL, COSTS, TERMS)
         return pd.concat(decided, ignore_index=True)
 
     def trade(self, session: pd.Timestamp, signals: pd.DataFrame) -> SessionTrades:
         rows = signals[signals["session"] == session].set_index("symbol")
-        (market,) = [each for each in self.world.markets if pd.Timestamp(each.session) == session]
-        return trade_session(
-            self.ledger,
-            self.broker,
-            self.strategy,
-            market,
-            rows["target_weight"].to_dict(),
-            rows["reason"].to_dict(),
-            "run",
-        )
+        wish = Wish(rows["target_weight"].to_dict(), rows["reason"].to_dict())
+        return trade_session(self.desk, self.market(session), wish, "run")
 
     def settle(self, session: pd.Timestamp) -> None:
-        (market,) = [each for each in self.world.markets if pd.Timestamp(each.session) == session]
-        self.broker.settle(market)
+        """Pass to a session's close without deciding anything."""
+        observe(self.desk, self.market(session))
 
     def accounts(self) -> list[Account | None]:
         return [self.ledger.recorded_account(self.strategy, session) for session in self.world.sessions]

@@ -10,11 +10,13 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from trading_dagster.resources.schemas import TABLES
 from trading_dagster.resources.tables import VERSION, TableError, Tables, Written
 
 from .rows import allocation_rows, bar_rows, is_stored, stored, volatility_rows
@@ -509,3 +511,79 @@ def test_first_writes_at_once_all_land(tables):
         fresh = Tables(f"{tables.uri}/{attempt}")
         assert [error for _, error in first_writes(fresh.uri) if error] == []
         assert weights(fresh.read("allocation")) == {(day, "AAA"): 0.5 for day in DAYS}
+
+
+# -- a table of an earlier version ----------------------------------------------------------------------------
+
+
+def order_rows(day: date, symbols: list[str], limit: float | None = None) -> pd.DataFrame:
+    rows = pd.DataFrame({"symbol": symbols, "client_order_id": [f"main-{symbol}-{day}" for symbol in symbols]})
+    return rows.assign(
+        session=pd.Timestamp(day), side="buy", quantity=2.0, reference_price=5.0, state="filled",
+        filled_quantity=2.0, average_price=5.5, commission=0.01, reason="by hand", note="", limit_price=limit,
+    ).astype({"limit_price": "float64"})  # fmt: skip
+
+
+@pytest.fixture
+def older(tables):
+    """Orders of two sessions, stored before orders had a limit."""
+    schema = TABLES["orders"].arrow
+    DeltaTable.create(
+        str(Path(tables.uri) / "orders"), pa.schema([field for field in schema if field.name != "limit_price"])
+    )
+    rows = pd.concat([order_rows(day, ["AAA", "BBB"]) for day in DAYS[:2]]).drop(columns="limit_price")
+    names = [field.name for field in schema if field.name != "limit_price"]
+    table = pa.Table.from_pandas(rows[names], preserve_index=False)
+    table = table.cast(pa.schema([field for field in schema if field.name != "limit_price"]))
+    write_deltalake(str(Path(tables.uri) / "orders"), table, mode="append")
+    assert "limit_price" not in {field.name for field in DeltaTable(str(Path(tables.uri) / "orders")).schema().fields}
+    return tables
+
+
+def test_columns_that_an_older_table_lacks_are_missing_values(older):
+    frame = older.read("orders")
+    assert list(frame.columns) == [column.name for column in TABLES["orders"].columns]
+    assert frame["limit_price"].isna().all()
+    assert frame["limit_price"].dtype == "float64"
+    assert (frame["average_price"] == 5.5).all()
+    assert [(row.session.date(), row.symbol) for row in frame.itertuples()] == [
+        (day, symbol) for day in DAYS[:2] for symbol in ("AAA", "BBB")
+    ]
+    asked = older.read("orders", columns=["limit_price", "symbol"], as_of=DAYS[0])
+    assert list(asked.columns) == ["limit_price", "symbol"]
+    assert (asked["symbol"].tolist(), asked["limit_price"].isna().all()) == (["AAA", "BBB"], True)
+    assert older.read("orders", columns=["symbol"])["symbol"].tolist() == ["AAA", "BBB"] * 2
+
+
+def test_a_read_leaves_an_older_table_as_it_is(older):
+    version = older.version("orders")
+    older.read("orders")
+    assert older.version("orders") == version
+    assert "limit_price" not in stored(older, "orders").column_names
+
+
+def test_an_older_table_is_written(older):
+    assert older.replace("orders", order_rows(DAYS[1], ["AAA", "CCC"], 5.25), DAYS[1], DAYS[1]).rows == 2
+    frame = older.read("orders")
+    found = {(row.session.date(), row.symbol): row.limit_price for row in frame.itertuples()}
+    assert set(found) == {(DAYS[0], "AAA"), (DAYS[0], "BBB"), (DAYS[1], "AAA"), (DAYS[1], "CCC")}
+    assert {key: limit for key, limit in found.items() if not np.isnan(limit)} == {
+        (DAYS[1], "AAA"): 5.25, (DAYS[1], "CCC"): 5.25,
+    }  # fmt: skip
+    assert len(stored(older, "orders")) == 4
+    # the column is added once
+    fields = DeltaTable(str(Path(older.uri) / "orders")).schema().to_json()
+    older.replace("orders", order_rows(DAYS[1], ["AAA", "CCC"]), DAYS[1], DAYS[1])
+    assert DeltaTable(str(Path(older.uri) / "orders")).schema().to_json() == fields
+    assert older.read("orders")["limit_price"].isna().tolist() == [True] * 4
+
+
+def test_a_table_that_lacks_what_may_not_be_missing_is_refused(tables):
+    schema = TABLES["orders"].arrow
+    DeltaTable.create(str(Path(tables.uri) / "orders"), pa.schema([f for f in schema if f.name != "quantity"]))
+    for call in (
+        lambda: tables.read("orders"),
+        lambda: tables.replace("orders", order_rows(DAYS[0], ["AAA"]), DAYS[0], DAYS[0]),
+    ):
+        with pytest.raises(TableError, match="another version of the program and lacks the column quantity; move it"):
+            call()

@@ -1,6 +1,7 @@
 """What the tests run in processes of their own; kept apart so that a process loads no more than it needs."""
 
 import multiprocessing
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from decimal import Decimal
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from trading_dagster.execution.accounting import Account, MarketSession
-from trading_dagster.execution.orders import Order, Side
+from trading_dagster.execution.accounting import Account, Costs, MarketSession
+from trading_dagster.execution.lease import LeaseHeldError
+from trading_dagster.resources.ledger import LedgerError
+from trading_dagster.resources.simulated_broker import SimulatedBroker
 from trading_dagster.resources.sql_ledger import SqlLedger
 from trading_dagster.resources.tables import Tables
 
+from .books import fill, movement, open_books, order
 from .rows import allocation_rows
 
 WORKERS = 3
@@ -63,15 +67,77 @@ def open_ledger(worker: int, url: str) -> list[str]:
 
 
 def write_ledger_rows(worker: int, url: str, rows: int) -> None:
-    """Write plans, accounts and verdicts of the worker's own strategy, and count up rows that all share."""
+    """Write plans, accounts and verdicts of the worker's own strategy, and verdicts that all share."""
     ledger = SqlLedger(url)
     strategy = f"worker_{worker}"
+    open_books(ledger, strategy, cash="0")
     for number in range(1, rows + 1):
         day = date(2020, 1, number)
-        price = {"AAA": Decimal(10)}
-        order = Order(f"{strategy}-{number}", strategy, day, "AAA", Side.BUY, Decimal(1), Decimal(10), "why")
-        ledger.record_plan(strategy, day, 0, [order], "run")
-        market = MarketSession(day, price, price, {}, {})
-        ledger.record_session(strategy, market, Account(Decimal(number)), [], {}, [])
+        ledger.record_plan(strategy, day, 0, [order(f"{strategy}-{number}", day, strategy=strategy)], "run")
+        ledger.record_activities(strategy, [movement("transfer", "1", session=day)])
+        ledger.record_snapshot(strategy, day, Decimal(number), {})
         ledger.record_verdicts("shared", [day], True, [], strategy)
+    ledger.engine.dispose()
+
+
+def take_lease(worker: int, url: str) -> int | None:
+    """Token of the lease, None where another has it."""
+    ledger = SqlLedger(url)
+    try:
+        return ledger.acquire_lease("main", f"worker {worker}", 60.0).token
+    except LeaseHeldError:
+        return None
+    finally:
+        ledger.engine.dispose()
+
+
+def take_over_lease(worker: int, url: str, times: int) -> list[int]:
+    ledger = SqlLedger(url)
+    tokens = [ledger.acquire_lease("main", f"worker {worker}", 60.0, take_over=True).token for _ in range(times)]
+    ledger.engine.dispose()
+    return tokens
+
+
+def open_same_books(worker: int, url: str) -> Decimal:
+    """Open one strategy with cash that says who did it; return what is on record."""
+    ledger = SqlLedger(url)
+    open_books(ledger, cash=str(worker + 1), AAA=("1", str(worker + 1)))
+    cash = ledger.account("main").cash
+    ledger.engine.dispose()
+    return cash
+
+
+def book_activities(worker: int, url: str, rows: int) -> int:
+    """Book the same activities as everybody else, one by one and each in another order; return how many were new."""
+    ledger = SqlLedger(url)
+    found = [fill(None, "1", "2", name=f"fill {number}", commission="0.01") for number in range(rows)]
+    found += [movement("dividend", "0.5", name=f"dividend {number}") for number in range(rows)]
+    random.Random(worker).shuffle(found)
+    new = sum(ledger.record_activities("main", [each]) for each in found)
+    ledger.engine.dispose()
+    return new
+
+
+def fill_partly(worker: int, url: str, orders: int, quantity: int) -> list[int]:
+    """Book a fill of the worker's own of each order; return the orders whose fill was taken."""
+    ledger = SqlLedger(url)
+    taken = []
+    for number in range(orders):
+        found = fill(str(number), str(quantity), name=f"fill of {number} by {worker}")
+        try:
+            ledger.record_activities("main", [found])
+        except LedgerError:
+            continue
+        taken.append(number)
+    ledger.engine.dispose()
+    return taken
+
+
+def settle_sessions(worker: int, url: str, days: list[date]) -> None:
+    """Let the simulated broker's time pass through the same days as everybody else's."""
+    ledger = SqlLedger(url)
+    broker = SimulatedBroker(ledger, "main", Account(Decimal(1000)), Costs(Decimal(0), Decimal(0)))
+    for day in days:
+        price = {"AAA": Decimal(10)}
+        broker.settle(MarketSession(day, price, price, {}, {"AAA": Decimal(1)}))
     ledger.engine.dispose()

@@ -14,7 +14,18 @@ from email.utils import formatdate
 from threading import Lock
 from typing import Literal
 
-Kind = Literal["status", "stall", "truncated", "cut_short", "dropped"]
+Kind = Literal[
+    "status",
+    "stall",
+    "truncated",
+    "cut_short",
+    "dropped",
+    "lost",
+    "stalled_unprocessed",
+    "late",
+    "answered_late",
+    "status_after",
+]
 
 
 @dataclass
@@ -31,6 +42,8 @@ class Request:
         What it asks for; empty where the request is about no symbol.
     fault : str or None
         Kind of the fault it met.
+    body : bytes
+        What was sent along.
     """
 
     time: float
@@ -41,11 +54,16 @@ class Request:
     headers: dict[str, str] = field(repr=False)
     status: int | None = None
     fault: str | None = None
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong. Made by the functions below."""
+    """One thing that goes wrong. Made by the functions below, which say whether the request is processed.
+
+    It matters for a request that changes something: a client cannot tell `dropped` from `lost`, nor `stalled` from
+    `answered_late` or `stalled_unprocessed`, nor `server_error` from `server_error_after`.
+    """
 
     kind: Kind
     status: int = 200
@@ -64,38 +82,72 @@ class Fault:
 
 
 def rate_limited(retry_after: float | None = None, *, as_date: bool = False) -> Fault:
-    """429, with the seconds to wait, or the same as an HTTP date, or without either."""
+    """429, with the seconds to wait, or the same as an HTTP date, or without either. Not processed."""
     return Fault("status", 429, retry_after=retry_after, as_date=as_date)
 
 
 def server_error(status: int = 500, retry_after: float | None = None) -> Fault:
-    """5xx, in the vendor's own words."""
+    """5xx, in the vendor's own words. Not processed."""
     return Fault("status", status, retry_after=retry_after)
 
 
 def forbidden() -> Fault:
-    """403."""
+    """403, in the vendor's own words. Not processed."""
     return Fault("status", 403)
 
 
 def stalled(seconds: float) -> Fault:
-    """Nothing for so many seconds, and then the right answer, if the client is still there."""
+    """Nothing for so many seconds; then it is processed, and answered rightly, if the client is still there.
+
+    It is processed when the client is gone, too: an order sent so is taken after the client's time-out.
+    """
     return Fault("stall", seconds=seconds)
 
 
 def truncated() -> Fault:
-    """200 whose body is the first half of the JSON, and whose headers agree with that."""
+    """The right status with the first half of the JSON, and headers that agree with that. Processed.
+
+    An answer without a body is not changed by it, nor by `cut_short`.
+    """
     return Fault("truncated")
 
 
 def cut_short() -> Fault:
-    """200 whose Content-Length announces the whole body, and whose connection closes after half of it."""
+    """A Content-Length that announces the whole body, and a connection that closes after half of it. Processed."""
     return Fault("cut_short")
 
 
 def dropped() -> Fault:
-    """Connection closed without a byte of an answer."""
+    """Connection closed without a byte of an answer. Not processed."""
     return Fault("dropped", status=0)
+
+
+def lost() -> Fault:
+    """Processed at once; then the connection is closed without a byte of an answer."""
+    return Fault("lost", status=0)
+
+
+def stalled_unprocessed(seconds: float) -> Fault:
+    """Nothing for so many seconds, and then the connection is closed. Never processed."""
+    return Fault("stalled_unprocessed", status=0, seconds=seconds)
+
+
+def late(seconds: float) -> Fault:
+    """Nothing for so many seconds; then it is processed, and the connection closed without an answer.
+
+    Not processed if the server ends before.
+    """
+    return Fault("late", status=0, seconds=seconds)
+
+
+def answered_late(seconds: float) -> Fault:
+    """Processed at once, and answered after so many seconds: a time-out after acceptance."""
+    return Fault("answered_late", seconds=seconds)
+
+
+def server_error_after(status: int = 500) -> Fault:
+    """Processed at once, and answered with 5xx, in the vendor's own words."""
+    return Fault("status_after", status)
 
 
 @dataclass
@@ -105,12 +157,14 @@ class _Planned:
     skip: int
     symbol: str | None
     path: str | None
+    method: str | None
     where: Callable[[Request], bool] | None
 
     def matches(self, request: Request) -> bool:
         return (
             (self.symbol is None or self.symbol in request.symbols)
             and (self.path is None or self.path in request.path)
+            and (self.method is None or self.method == request.method)
             and (self.where is None or self.where(request))
         )
 
@@ -131,15 +185,16 @@ class FaultPlan:
         skip: int = 0,
         symbol: str | None = None,
         path: str | None = None,
+        method: str | None = None,
         where: Callable[[Request], bool] | None = None,
     ) -> None:
         """Plan a fault for the next `times` matching requests, or for all of them, after letting `skip` pass.
 
-        A request matches when it asks for `symbol`, its path contains `path`, and `where` holds of it; what is not
-        given does not matter.
+        A request matches when it asks for `symbol`, its path contains `path`, its method is `method`, and `where`
+        holds of it; what is not given does not matter.
         """
         with self._lock:
-            self._planned.append(_Planned(fault, math.inf if always else times, skip, symbol, path, where))
+            self._planned.append(_Planned(fault, math.inf if always else times, skip, symbol, path, method, where))
 
     def clear(self) -> None:
         """Nothing goes wrong from now on."""

@@ -101,6 +101,10 @@ class LoopbackVendor:
         """Symbols that a request asks for."""
         raise NotImplementedError
 
+    def symbols_in(self, body: bytes) -> tuple[str, ...]:
+        """Symbols in what was sent along; asked when there are none in the address."""
+        return ()
+
     def failure(self, status: int) -> Reply:
         """The vendor's words for a failure."""
         raise NotImplementedError
@@ -161,24 +165,26 @@ class _Handler(BaseHTTPRequestHandler):
         path, query = unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         vendor = self.server.vendor
-        request = Request(
-            time.monotonic(), self.command, path, query, vendor.symbols_of(path, query), dict(self.headers)
-        )
+        symbols = vendor.symbols_of(path, query) or vendor.symbols_in(body)
+        request = Request(time.monotonic(), self.command, path, query, symbols, dict(self.headers), body=body)
         vendor.log.begin(request)
         try:
             self._answer(vendor, request, body)
         finally:
             vendor.log.finish()
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_DELETE = do_GET  # noqa: N815
 
     def _answer(self, vendor: LoopbackVendor, request: Request, body: bytes) -> None:
         fault = vendor.faults.take(request)
         request.fault = fault.kind if fault else None
         if fault is None:
             return self._send(request, vendor.reply_to(request, body))
-        if fault.kind == "dropped":
+        if fault.kind in ("dropped", "lost", "stalled_unprocessed", "late"):
             self.close_connection = True
+            ended = vendor.closing.wait(fault.seconds)
+            if fault.kind == "lost" or (fault.kind == "late" and not ended):
+                vendor.reply_to(request, body)
             return None
         if fault.kind == "status":
             return self._send(request, vendor.failure(fault.status), fault.headers())
@@ -186,6 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
             vendor.closing.wait(fault.seconds)
             return self._send(request, vendor.reply_to(request, body))
         reply = vendor.reply_to(request, body)
+        if fault.kind == "answered_late":
+            vendor.closing.wait(fault.seconds)
+            return self._send(request, reply)
+        if fault.kind == "status_after":
+            return self._send(request, vendor.failure(fault.status))
         half = reply.body[: len(reply.body) // 2]
         announced = len(half) if fault.kind == "truncated" else len(reply.body)
         self._send(request, Reply(reply.status, half, reply.content_type), length=announced)

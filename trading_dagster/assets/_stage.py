@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,7 @@ from trading_dagster.assets._pictures import Picture, png_markdown
 from trading_dagster.calendar import SessionCalendar, session_calendar
 from trading_dagster.checks.data_policy import data_policy_spec
 from trading_dagster.execution.accounting import MarketSession, market_sessions
-from trading_dagster.quant.prices import KnownHistory, known_histories
+from trading_dagster.quant.prices import KnownHistory, average_volume, known_histories
 from trading_dagster.resources.io_manager import read_versions
 from trading_dagster.resources.lineage import LINEAGE, column_lineage
 from trading_dagster.resources.schemas import TABLES, Column
@@ -100,6 +101,17 @@ def markets(
         found += market_sessions(part.history, rows, gone)
         span = span[len(rows) :]
     return found
+
+
+def average_volumes(
+    bars: pd.DataFrame, known: Sequence[KnownHistory], sessions: pd.DatetimeIndex
+) -> dict[pd.Timestamp, dict[str, Decimal]]:
+    """Shares of each symbol that are traded in an average session, by session, where the source knows it."""
+    rows = average_volume(bars, known[-1].history, sessions)
+    return {
+        at: {str(symbol): Decimal(repr(float(shares))) for symbol, shares in row.dropna().items()}
+        for at, row in rows.iterrows()
+    }
 
 
 def observed(known: Sequence[KnownHistory]) -> list[tuple[pd.DatetimeIndex, pd.DataFrame]]:

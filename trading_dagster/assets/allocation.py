@@ -68,7 +68,13 @@ def allocation(
         context,
         rows,
         stopwatch,
-        inputs={"bars": bars, "regime": regime, "volatility": volatility, "forecast": forecast},
+        inputs={
+            "bars": bars,
+            "corporate_actions": corporate_actions,
+            "regime": regime,
+            "volatility": volatility,
+            "forecast": forecast,
+        },
         figures=lambda _, part: {
             "gross": float(part["weight"].sum()),
             "largest_weight": float(part["weight"].max()),

@@ -1,6 +1,7 @@
 """Orders: paper execution of the signals."""
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from trading_dagster.assets._pictures import equity_picture
 from trading_dagster.assets._stage import (
     CALENDAR,
     Stopwatch,
+    average_volumes,
     histories,
     markets,
     observed,
@@ -18,20 +20,16 @@ from trading_dagster.assets._stage import (
     stage_output,
 )
 from trading_dagster.checks.data_policy import DataPolicyGuard
-from trading_dagster.execution.trading_session import trade_session
+from trading_dagster.checks.gates import check_gates, gates_spec
+from trading_dagster.execution.trading_session import Desk, SessionTrades, Wish, observe, trade_session
 from trading_dagster.quant.performance import equal_weight_buy_and_hold
-from trading_dagster.resources.broker import Broker
-from trading_dagster.resources.ledger import Ledger
+from trading_dagster.quant.prices import PriceHistory
 from trading_dagster.settings import Settings
 
 UPSTREAM = (
     "bars", "corporate_actions", "phasing", "regime", "volatility", "forecast", "allocation", "signals",
 )  # fmt: skip
 """Assets whose latest verdict must be there and good before anything is ordered."""
-
-
-class UpstreamVerdictError(RuntimeError):
-    """A stage that the orders rest on failed its policy check for the session, or was never checked."""
 
 
 @dg.asset(
@@ -42,8 +40,9 @@ class UpstreamVerdictError(RuntimeError):
         description=(
             "Paper orders: target minus held, committed to the ledger before they are sent, filled at the next "
             "session's open. A second run sends nothing. This table is a copy of the ledger's orders of the session; "
-            "the ledger is the truth."
+            "the ledger is the truth. Gates hold orders back by name: see the check `gates`."
         ),
+        checks=[gates_spec()],
     )
 )
 def orders(
@@ -52,78 +51,103 @@ def orders(
     corporate_actions: pd.DataFrame,
     signals: pd.DataFrame,
     settings: dg.ResourceParam[Settings],
-    ledger: dg.ResourceParam[Ledger],
-    broker: dg.ResourceParam[Broker],
+    desk: dg.ResourceParam[Desk],
     data_policy: dg.ResourceParam[DataPolicyGuard],
 ) -> Iterator[Any]:
     """Trade each session in order."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
     known = histories(bars, corporate_actions, sessions)
     verdict = yield from data_policy.enforce(context, "orders", observed(known))
-    for session in sessions:
-        _require_verdicts(ledger, session)
-    start = ledger.last_recorded_session(settings.strategy)
-    # sessions that were skipped since the account was last brought forward are settled without new orders
-    first = sessions[0] if start is None or start >= sessions[0] else CALENDAR.next(start)
-    span = CALENDAR.between(first, sessions[-1])
     decisions = {at: part.set_index("symbol") for at, part in signals.groupby("session")}
-    planned = submitted = decided_before = 0
-    for market in markets(known, span, verdict.gone):
+    volumes = average_volumes(bars, known, sessions)
+    trades: dict[date, SessionTrades] = {}
+    for market in markets(known, _span(desk, sessions), verdict.gone):
         at = pd.Timestamp(market.session)
-        if at not in decisions:
-            broker.settle(market)
+        if at not in sessions:
+            observe(desk, market)  # it was skipped: the account passes it without new orders
             continue
-        trades = trade_session(
-            ledger,
-            broker,
-            settings.strategy,
-            market,
-            decisions[at]["target_weight"].to_dict(),
-            decisions[at]["reason"].to_dict(),
-            context.run.run_id,
+        rows = decisions[at]
+        wish = Wish(
+            targets=rows["target_weight"].to_dict(),
+            reasons=rows["reason"].to_dict(),
+            verdicts=desk.ledger.verdicts(market.session, UPSTREAM),
+            stages=UPSTREAM,
+            average_volumes=volumes[at],
         )
-        planned += trades.planned
-        submitted += trades.submitted
-        decided_before += trades.decided_before
-    context.log.info(f"orders: {planned} planned, {submitted} submitted, {decided_before} sessions decided before")
-    rows = ledger.order_table(settings.strategy, [session.date() for session in sessions])
-    equity = ledger.equity_curve(settings.strategy)["equity"].loc[: sessions[-1]]
+        trades[market.session] = trade_session(desk, market, wish, context.run.run_id)
+        if trades[market.session].refused is not None and not desk.broker.real:
+            break  # its time stands still until the cause is mended, so that no session of the range is left out
+    yield _output(
+        context,
+        desk,
+        settings,
+        known[-1].history,
+        trades,
+        stopwatch,
+        {"bars": bars, "corporate_actions": corporate_actions, "signals": signals},
+    )
+    judged = check_gates(trades)
+    yield judged
+    if judged.severity is dg.AssetCheckSeverity.ERROR and not judged.passed:
+        raise dg.Failure(f"orders are held back: {judged.description}", allow_retries=False)
+
+
+def _span(desk: Desk, sessions: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Sessions that the account passes: on the simulated broker, also those that were skipped since the last one."""
+    start = desk.ledger.last_recorded_session(desk.strategy)
+    if desk.broker.real or start is None or start >= sessions[0]:
+        return sessions
+    return CALENDAR.between(CALENDAR.next(start), sessions[-1])
+
+
+def _output(
+    context: dg.AssetExecutionContext,
+    desk: Desk,
+    settings: Settings,
+    history: PriceHistory,
+    trades: dict[date, SessionTrades],
+    stopwatch: Stopwatch,
+    inputs: dict[str, pd.DataFrame],
+) -> dg.Output[pd.DataFrame]:
+    """The ledger's orders of the run's sessions, with what trading them did."""
+    planned = sum(each.planned for each in trades.values())
+    submitted = sum(each.submitted for each in trades.values())
+    before = sum(each.decided_before for each in trades.values())
+    context.log.info(f"orders: {planned} planned, {submitted} submitted, {before} sessions decided before")
+    keys = [pd.Timestamp(key) for key in sorted(context.partition_keys)]
+    curve = desk.ledger.equity_curve(desk.strategy)["equity"]
+    equity = curve.loc[: keys[-1]]
     benchmark = equal_weight_buy_and_hold(
-        known[-1].history.select(settings.universe),
+        history.select(settings.universe),
         pd.DatetimeIndex(equity.index),
-        float(settings.initial_cash),
+        float(equity.iloc[0]) if len(equity) else 0.0,
         float(settings.commission_rate + settings.slippage_rate),
     )
-    yield stage_output(
-        context,
-        rows,
-        stopwatch,
-        inputs={"bars": bars, "signals": signals},
-        figures=lambda key, part: {
+
+    def figures(key: str, part: pd.DataFrame) -> dict[str, float | int | str]:
+        at = pd.Timestamp(key)
+        done = trades.get(at.date())
+        found: dict[str, float | int | str] = {
             "orders": len(part),
             "ordered_amount": float((part["quantity"] * part["reference_price"]).sum()),
-            "equity": float(equity[key]),
-            "equal_weight_buy_and_hold": float(benchmark[key]),
-        },
-        picture=equity_picture(equity, benchmark),
+            "refused_by": ", ".join(sorted({r.gate.value for r in done.refusals})) if done else "not reached",
+        }
+        if at in equity.index:
+            found |= {"equity": float(equity[at]), "equal_weight_buy_and_hold": float(benchmark[at])}
+        return found
+
+    return stage_output(
+        context,
+        desk.ledger.order_table(desk.strategy, [key.date() for key in keys]),
+        stopwatch,
+        inputs=inputs,
+        figures=figures,
+        picture=equity_picture(equity, benchmark) if len(equity) else None,
         facts={
             "orders_planned": planned,
             "orders_submitted": submitted,
-            "sessions_decided_before": decided_before,
+            "sessions_decided_before": before,
+            "halt_state": str(desk.ledger.halt_state(desk.strategy)),
+            "dry_run": desk.conduct.dry_run,
         },
     )
-
-
-def _require_verdicts(ledger: Ledger, session: pd.Timestamp) -> None:
-    """Hold back orders unless every upstream stage passed: a blocking check guards only its own run."""
-    verdicts = ledger.verdicts(session.date(), UPSTREAM)
-    missing = [name for name in UPSTREAM if name not in verdicts]
-    failed = [name for name, passed in verdicts.items() if not passed]
-    if missing or failed:
-        raise UpstreamVerdictError(
-            f"orders of {session:%Y-%m-%d} are held back: data policy failed for {', '.join(failed) or 'none'}, "
-            "was not "
-            f"evaluated for {', '.join(missing) or 'none'}; correct the data and materialise these stages for the "
-            "session, "
-            f"for instance with: trading run --session {session:%Y-%m-%d}"
-        )

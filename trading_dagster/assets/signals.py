@@ -9,6 +9,7 @@ import pandas as pd
 from trading_dagster.assets._stage import (
     CALENDAR,
     Stopwatch,
+    average_volumes,
     histories,
     markets,
     observed,
@@ -20,9 +21,8 @@ from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.decisions import check_weights, weights_spec
 from trading_dagster.execution.accounting import Account, Costs, MarketSession
 from trading_dagster.execution.replay import replay_decisions
+from trading_dagster.execution.trading_session import Desk, observe
 from trading_dagster.quant.decisions import Evidence, decide
-from trading_dagster.resources.broker import Broker
-from trading_dagster.resources.ledger import Ledger
 from trading_dagster.settings import Settings
 
 IN_QUARANTINE = "its bar of the session is in quarantine: what is held stays until it is released or a next bar comes"
@@ -50,8 +50,7 @@ def signals(
     forecast: pd.DataFrame,
     allocation: pd.DataFrame,
     settings: dg.ResourceParam[Settings],
-    ledger: dg.ResourceParam[Ledger],
-    broker: dg.ResourceParam[Broker],
+    desk: dg.ResourceParam[Desk],
     data_policy: dg.ResourceParam[DataPolicyGuard],
 ) -> Iterator[Any]:
     """Decide each session on the account that the earlier ones led to."""
@@ -75,17 +74,22 @@ def signals(
             waiting={symbol: IN_QUARANTINE for symbol in verdict.waiting.columns[verdict.waiting.loc[at]]},
         )
 
-    start = ledger.last_recorded_session(settings.strategy, sessions[0])
+    start = desk.ledger.last_recorded_session(settings.strategy, sessions[0])
     span = CALENDAR.between(sessions[0] if start is None else start, sessions[-1])
+    passed = markets(known, span, verdict.gone)
+    if desk.broker.real and passed[-1].session == desk.broker.newest_session():
+        observe(desk, passed[-1])  # what is held is what the broker says, not what a replay would make of it
     decided = replay_decisions(
         settings.strategy,
         sessions,
-        markets(known, span, verdict.gone),
+        passed,
         decide_session,
-        ledger,
+        desk.ledger,
         Account(settings.initial_cash),
         Costs(settings.commission_rate, settings.slippage_rate),
-        broker.quantity_step,
+        desk.conduct.terms,
+        desk.conduct.limits,
+        average_volumes(bars, known, sessions),
     )
     rows = pd.concat(decided, ignore_index=True)
     yield check_weights("signals", rows, "target_weight", max_weight=settings.max_weight, max_gross=settings.max_gross)
@@ -95,6 +99,7 @@ def signals(
         stopwatch,
         inputs={
             "bars": bars,
+            "corporate_actions": corporate_actions,
             "regime": regime,
             "volatility": volatility,
             "forecast": forecast,

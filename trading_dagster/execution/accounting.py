@@ -117,12 +117,15 @@ class SessionOutcome:
     expired : dict of str to str
         Client order id of each order that ends with shares unfilled, to the reason.
     movements : list of CashMovement
+    share_changes : dict of str to Decimal
+        Shares that splits added, and that delistings took away, by symbol.
     """
 
     account: Account
     fills: list[Fill]
     expired: dict[str, str]
     movements: list[CashMovement]
+    share_changes: dict[str, Decimal] = field(default_factory=dict)
 
 
 def advance(account: Account, orders: Iterable[Order], market: MarketSession, costs: Costs) -> SessionOutcome:
@@ -130,10 +133,11 @@ def advance(account: Account, orders: Iterable[Order], market: MarketSession, co
 
     Corporate actions and delistings come first (they belong to who held at the close before), then sells, then
     buys, each at the session's execution price worsened by slippage. A buy takes what cash allows and the rest
-    of it expires; so does an order without a bar to meet, or whose symbol splits on that session, since its
-    quantity was counted in old shares.
+    of it expires; so does an order without a bar to meet, one whose limit is below the price, and one whose symbol
+    splits on that session, since its quantity was counted in old shares.
     """
     positions, cash, movements = _apply_actions(account, market)
+    changes = {s: positions.get(s, Decimal(0)) - quantity for s, quantity in account.positions.items()}
     fills: list[Fill] = []
     expired: dict[str, str] = {}
     for order in sorted(orders, key=lambda o: (o.side is Side.BUY, o.symbol)):
@@ -143,6 +147,9 @@ def advance(account: Account, orders: Iterable[Order], market: MarketSession, co
             expired[order.client_order_id] = f"{cause} on {market.session}"
             continue
         fill = _fill(order, price, cash, positions, market.session, costs)
+        if order.limit_price is not None and fill.price > order.limit_price:
+            expired[order.client_order_id] = f"the price of {fill.price} is above the limit of {order.limit_price}"
+            continue
         if fill.quantity < order.quantity:
             limit = "cash" if order.side is Side.BUY else "position"
             expired[order.client_order_id] = f"{limit} covered {fill.quantity} of {order.quantity} shares"
@@ -150,10 +157,12 @@ def advance(account: Account, orders: Iterable[Order], market: MarketSession, co
             continue
         fills.append(fill)
         signed = fill.quantity if fill.side is Side.BUY else -fill.quantity
-        cash -= _money(signed * fill.price) + fill.commission
+        cash -= signed * fill.price + fill.commission
         positions[order.symbol] = positions.get(order.symbol, Decimal(0)) + signed
     kept = {symbol: quantity for symbol, quantity in sorted(positions.items()) if quantity}
-    return SessionOutcome(Account(cash, kept), fills, expired, movements)
+    return SessionOutcome(
+        Account(cash, kept), fills, expired, movements, {s: change for s, change in changes.items() if change}
+    )
 
 
 def market_sessions(
@@ -214,10 +223,10 @@ def _fill(
     direction = 1 if order.side is Side.BUY else -1
     paid = (price * (1 + direction * costs.slippage_rate)).quantize(PRICE_STEP)
     quantity = order.quantity
-    whole = _money(quantity * paid) + _money(quantity * paid * costs.commission_rate)
+    whole = quantity * paid + _money(quantity * paid * costs.commission_rate)
     if order.side is Side.BUY and whole > cash:
-        # two money steps are kept back for the rounding of amount and commission
-        affordable = max(cash - 2 * MONEY_STEP, Decimal(0)) / (paid * (1 + costs.commission_rate))
+        # a money step is kept back for the rounding of the commission
+        affordable = max(cash - MONEY_STEP, Decimal(0)) / (paid * (1 + costs.commission_rate))
         quantity = min(quantity, floor_quantity(affordable, QUANTITY_STEP))
     elif order.side is Side.SELL:
         quantity = min(quantity, positions.get(order.symbol, Decimal(0)))

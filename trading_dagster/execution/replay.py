@@ -6,14 +6,15 @@ session, that is the truth; between and beyond, the same accounting carries it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import pandas as pd
 
-from trading_dagster.execution.accounting import Account, Costs, MarketSession, advance
+from trading_dagster.execution.accounting import QUANTITY_STEP, Account, Costs, MarketSession, advance
+from trading_dagster.execution.gates import Book, Limits, check_orders
 from trading_dagster.execution.orders import TERMINAL_STATES, Order, OrderState
-from trading_dagster.execution.planner import plan_orders
+from trading_dagster.execution.planner import Terms, plan_orders, worst_cash
 from trading_dagster.resources.ledger import Ledger
 
 Decide = Callable[[MarketSession, dict[str, float]], pd.DataFrame]
@@ -28,7 +29,9 @@ def replay_decisions(
     ledger: Ledger,
     initial: Account,
     costs: Costs,
-    quantity_step: Decimal,
+    terms: Terms,
+    limits: Limits | None = None,
+    average_volumes: Mapping[pd.Timestamp, Mapping[str, Decimal]] | None = None,
 ) -> list[pd.DataFrame]:
     """Decide each session in order.
 
@@ -43,7 +46,12 @@ def replay_decisions(
     initial : Account
         Where no account is recorded.
     costs : Costs
-    quantity_step : Decimal
+    terms : Terms
+        Of the orders that would be sent.
+    limits : Limits, optional
+        What they would be held back by.
+    average_volumes : mapping of Timestamp to mapping of str to Decimal, optional
+        Shares in an average session, where they are known.
 
     Returns
     -------
@@ -68,7 +76,33 @@ def replay_decisions(
             pending = [order for order in sent if order.state not in dead]
         elif rows is not None:
             targets = dict(zip(rows["symbol"], rows["target_weight"], strict=True))
-            pending = plan_orders(strategy, targets, {}, account, market, quantity_step)
+            steps = dict.fromkeys([*targets, *account.positions], QUANTITY_STEP)
+            pending = plan_orders(strategy, targets, {}, account, market, steps, terms)
+            if limits is not None:
+                volumes = (average_volumes or {}).get(at, {})
+                refused = _refused(pending, account, market, terms, limits, volumes)
+                pending = [order for order in pending if order.symbol not in refused]
         else:
             pending = []
     return decided
+
+
+def _refused(
+    orders: Sequence[Order],
+    account: Account,
+    market: MarketSession,
+    terms: Terms,
+    limits: Limits,
+    average_volumes: Mapping[str, Decimal],
+) -> set[str]:
+    """Symbols whose orders a limit would hold back."""
+    book = Book(
+        equity=account.equity(market),
+        positions=account.positions,
+        prices=market.close,
+        broker_prices={},
+        average_volumes=average_volumes,
+        cash=account.cash,
+        worst_cash={order.symbol: worst_cash(order, terms) for order in orders},
+    )
+    return {refusal.symbol for refusal in check_orders(orders, book, limits)}

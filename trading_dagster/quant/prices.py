@@ -275,3 +275,32 @@ def long_rows(columns: dict[str, pd.DataFrame], sessions: pd.DatetimeIndex) -> p
     }
     rows |= {name: frame.loc[keep].to_numpy().reshape(-1) for name, frame in columns.items()}
     return pd.DataFrame(rows)
+
+
+def average_volume(
+    bars: pd.DataFrame, history: PriceHistory, sessions: pd.DatetimeIndex, window: int = 20
+) -> pd.DataFrame:
+    """Shares traded in an average one of the last sessions, counted in the shares of each session.
+
+    Parameters
+    ----------
+    bars : DataFrame
+        Columns session, symbol, volume (shares as traded).
+    history : PriceHistory
+        Its splits convert the shares of earlier sessions.
+    sessions : DatetimeIndex
+        Sessions wanted.
+    window : int
+        Sessions that the average is over; those without a volume are left out.
+
+    Returns
+    -------
+    DataFrame
+        Sessions by symbols; missing where no volume is known in the window.
+    """
+    volume = bars.pivot(index="session", columns="symbol", values="volume").reindex(
+        index=history.sessions, columns=history.symbols
+    )
+    shares = history.split.cumprod()
+    average = (volume / shares).rolling(window, min_periods=1).mean() * shares
+    return average.loc[sessions]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,13 +16,13 @@ import pandas as pd
 
 from trading_dagster.calendar import SessionCalendar
 from trading_dagster.policy import EARLIEST_DATE
+from trading_dagster.resources.alpaca_http import leave_retries_to_us, wait_asked_for, without_keys
 from trading_dagster.resources.fetching import (
     Pace,
     TransientError,
     fetch_batches,
     http_error,
     require_policy,
-    retry_after_seconds,
 )
 from trading_dagster.resources.market_data import (
     ACTION_COLUMNS,
@@ -203,14 +203,14 @@ class AlpacaSource:
         from requests.exceptions import RequestException
 
         client = kind(*self._keys, url_override=self._endpoint, raw_data=True)
-        _leave_retries_to_us(client, self._request_seconds)
+        leave_retries_to_us(client, self._request_seconds)
         try:
             yield client
         except APIError as error:
             # not `from error`: it carries the request, and with it the keys
             raise self._http_error(error) from None
         except RequestException as error:
-            raise TransientError(self._without_keys(f"Alpaca: {type(error).__name__}: {error}")) from None
+            raise TransientError(without_keys(f"Alpaca: {type(error).__name__}: {error}", self._keys)) from None
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise TransientError(f"Alpaca's answer cannot be read: {type(error).__name__}: {error}") from error
         finally:
@@ -218,7 +218,7 @@ class AlpacaSource:
 
     def _http_error(self, error: APIError) -> Exception:
         response: Response = error.response
-        text = self._without_keys(response.text)
+        text = without_keys(response.text, self._keys)
         if response.status_code == 403 and "subscription" in text:
             return MarketDataError(
                 f"Alpaca answered 403: {text[:200]}. The plan does not include the feed {self._feed}: set "
@@ -229,12 +229,7 @@ class AlpacaSource:
                 f"Alpaca answered {response.status_code} to the keys: {text[:200]}. Correct ALPACA_API_KEY and ALPACA_"
                 f"SECRET_KEY; if they are right, the plan lacks the feed {self._feed}: set TRADING_ALPACA_FEED=iex"
             )
-        return http_error("Alpaca", response.status_code, text, _wait_asked_for(response))
-
-    def _without_keys(self, text: str) -> str:
-        for key in self._keys:
-            text = text.replace(key, "***")
-        return text
+        return http_error("Alpaca", response.status_code, text, wait_asked_for(response))
 
     def _bar_rows(self, symbol: str, records: list[dict[str, Any]]) -> pd.DataFrame:
         bars = pd.DataFrame.from_records(records)[list(BAR_FIELDS)].rename(columns=BAR_FIELDS)
@@ -263,31 +258,6 @@ def _action_rows(symbol: str, records: list[dict[str, Any]]) -> pd.DataFrame:
     if not np.isfinite(rows["value"]).all():
         raise ValueError(f"the values {rows['value'].tolist()} are not all finite")
     return rows[ACTION_COLUMNS]
-
-
-def _leave_retries_to_us(client: RESTClient, seconds: float) -> None:
-    """Switch off alpaca-py's own retries and give its requests a time-out.
-
-    It has no parameter for either: its retries wait 3 s whatever the vendor asks for, and the constructor takes 0
-    attempts for the default of 3.
-    """
-    from requests.adapters import HTTPAdapter
-
-    class TimeoutAdapter(HTTPAdapter):
-        def send(self, request: Any, *args: Any, **options: Any) -> Response:
-            return super().send(request, *args, **{**options, "timeout": seconds})
-
-    client._retry, client._retry_codes = 0, []
-    for scheme in ("https://", "http://"):
-        client._session.mount(scheme, TimeoutAdapter())
-
-
-def _wait_asked_for(response: Response) -> float | None:
-    """Seconds to wait: as the standard says it, or by the second at which Alpaca's own limit starts anew."""
-    reset = response.headers.get("X-RateLimit-Reset", "")
-    if response.status_code == 429 and "Retry-After" not in response.headers and reset.isdecimal():
-        return max(float(reset) - datetime.now(UTC).timestamp(), 0.0)
-    return retry_after_seconds(response.headers.get("Retry-After"))
 
 
 def _safe_endpoint(endpoint: str) -> str:

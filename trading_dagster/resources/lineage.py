@@ -67,7 +67,7 @@ LINEAGE: dict[str, Mapping[str, tuple[str, ...]]] = {
     },
     "orders": {
         **_all("side quantity", (*_CLOSES, "signals.target_weight")),
-        "reference_price": ("bars.close",),
+        **_all("reference_price limit_price", ("bars.close",)),
         "reason": ("signals.reason",),
         "client_order_id": ("signals.session", "signals.symbol"),
         **_all("state filled_quantity average_price commission note", ("bars.open", "bars.close", *_ACTIONS)),
@@ -81,7 +81,7 @@ def column_lineage(asset: str) -> dg.TableColumnLineage:
     inputs = {source.split(".")[0] for sources in LINEAGE[asset].values() for source in sources}
     columns = dict(LINEAGE[asset])
     for key in _KEYS:
-        if key in TABLES[asset].key:
+        if key in TABLES[asset].arrow.names:
             columns[key] = tuple(f"{name}.{key}" for name in sorted(inputs) if key in TABLES[name].key)
     return dg.TableColumnLineage(
         {

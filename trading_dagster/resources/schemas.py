@@ -239,13 +239,14 @@ _TABLES = (
     ),
     TableSchema(
         "orders",
-        ("session", "symbol"),
+        ("session", "client_order_id"),
         (
             _SESSION,
             _SYMBOL,
             Column("client_order_id", TEXT, "identity at ledger and broker"),
             Column("side", TEXT, "`buy` or `sell`"),
             _number("quantity", "shares ordered"),
+            _number("limit_price", "most that a buy may pay a share; missing for an order at market", True),
             _number("reference_price", "close at the decision, as traded"),
             Column("state", TEXT, "state when copied; the ledger is the truth"),
             _number("filled_quantity", "shares"),

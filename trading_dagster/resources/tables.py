@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from trading_dagster.resources.schemas import DATE, TABLES, TableSchema
+from trading_dagster.resources.schemas import DATE, NUMBER, TABLES, TableSchema
 
 VERSION = "delta_version"
 """Key in a frame's `attrs` with the Delta version that it was read at."""
@@ -107,9 +107,16 @@ class Tables:
         wanted = None if columns is None else list(dict.fromkeys([*columns, *schema.key]))
         if wanted is not None and schema.revisions:
             wanted = list(dict.fromkeys([*wanted, "known_at"]))
+        # a table of an earlier version of the program lacks columns, which came later and may be null
+        absent = _missing(delta, schema)
+        if wanted is not None:
+            wanted = [column for column in wanted if column not in absent]
         # a filter that keeps everything would still copy everything
         bounds = [bound for bound in bounds if not _holds_for_all(bound, delta)]
         frame = delta.to_pyarrow_table(filters=bounds or None, columns=wanted).to_pandas(date_as_object=False)
+        if absent:
+            frame = frame.assign(**dict.fromkeys(absent, np.nan)).astype(dict.fromkeys(absent, "float64"))
+            frame = frame[[c.name for c in schema.columns if c.name in frame.columns]]
         frame = _in_order(_timestamps(frame, schema), schema, newest=schema.revisions and not every_revision)
         frame.attrs[VERSION] = delta.version()
         return frame if columns is None else frame[columns]
@@ -197,8 +204,16 @@ class Tables:
         return _timestamps(delta.to_pyarrow_table(filters=bounds).to_pandas(date_as_object=False), schema)
 
     def _open_or_create(self, schema: TableSchema) -> DeltaTable:
-        """Open a table; an empty one is made first, so that even the first write replaces only its partitions."""
-        return self._open(schema.name) or DeltaTable.create(self._path(schema.name), schema.arrow, mode="ignore")
+        """Open a table to write into it.
+
+        An empty one is made first, so that even the first write replaces only its partitions. One of an earlier
+        version of the program gets the columns that it lacks.
+        """
+        delta = self._open(schema.name) or DeltaTable.create(self._path(schema.name), schema.arrow, mode="ignore")
+        missing = _missing(delta, schema)
+        if missing:
+            delta.alter.add_columns([Field.from_arrow(schema.arrow.field(name)) for name in missing])
+        return delta
 
     def _path(self, name: str) -> str:
         if "://" not in self.uri:
@@ -214,6 +229,19 @@ def _statistic(delta: DeltaTable, name: str) -> list[Any]:
     """One of the statistics that Delta keeps of each file, such as ``max.session``; missing where it keeps none."""
     files = pa.table(delta.get_add_actions(flatten=True))
     return files[name].to_pylist() if name in files.column_names else [None] * len(files)
+
+
+def _missing(delta: DeltaTable, schema: TableSchema) -> list[str]:
+    """Columns that a stored table does not have; only numbers that may be missing can be added to a table."""
+    stored = {field.name for field in delta.schema().fields}
+    missing = [column for column in schema.columns if column.name not in stored]
+    for column in missing:
+        if not column.nullable or column.type != NUMBER:
+            raise TableError(
+                f"table {schema.name} was stored by another version of the program and lacks the column "
+                f"{column.name}; move it away, and materialise {schema.name} again"
+            )
+    return [column.name for column in missing]
 
 
 def _holds_for_all(bound: tuple[str, str, Any], delta: DeltaTable) -> bool:
