@@ -1,4 +1,5 @@
-# Everything starts here; each target sets up what it needs. Needed beforehand: Python 3.11 to 3.13, and make.
+# Everything starts here; each target sets up what it needs. Needed beforehand: Python 3.11 to 3.13, and make; for the
+# tests, PostgreSQL's programs, too.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3

@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 PAPER_ENDPOINT = "https://paper-api.alpaca.markets"
-LOOPBACK = r"https?://(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?"
+LOOPBACK = r"https?://(127\.0\.0\.1|localhost|\[::1\])(:(?P<port>\d{1,5}))?"
 
 
 def paper_endpoint(endpoint: str) -> str:
@@ -19,7 +19,8 @@ def paper_endpoint(endpoint: str) -> str:
     ValueError
         For anything else.
     """
-    if re.fullmatch(f"({re.escape(PAPER_ENDPOINT)}|{LOOPBACK})/?", endpoint, re.ASCII):
+    found = re.fullmatch(f"({re.escape(PAPER_ENDPOINT)}|{LOOPBACK})/?", endpoint, re.ASCII)
+    if found and int(found["port"] or 0) < 2**16:
         return endpoint.rstrip("/")
     # not the whole address, which may hold a password
     raise ValueError(

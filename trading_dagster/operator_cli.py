@@ -129,14 +129,17 @@ def flatten(operator: str, reason: str, wait: float, as_json: bool) -> None:
 @click.option("--reason", default="", help="Why; needed with --accept.")
 @as_json
 def reconcile(accept: bool, operator: str, reason: str, as_json: bool) -> None:
-    """Book what happened at the broker, and compare; exits with 3 where ledger and broker differ."""
+    """Book what happened at the broker, and compare; exits with 3 where they differ, or trading is halted."""
     from trading_dagster.execution import operations
-    from trading_dagster.execution.status_report import reconciliation_as_dict, reconciliation_text
+    from trading_dagster.execution.halts import HaltState
+    from trading_dagster.execution.status_report import halt_as_dict, reconciliation_as_dict, reconciliation_text
 
     with errors_for_people(), _desk() as desk:
         found = operations.reconcile_now(desk, operator, reason, accept=accept)
-    _print(reconciliation_as_dict(found), reconciliation_text(found), as_json=as_json)
-    sys.exit(0 if found.matched else NOT_AS_WANTED)
+        state = desk.ledger.halt_state(desk.strategy)
+    plain = {**reconciliation_as_dict(found), "halt": halt_as_dict(state)}
+    _print(plain, f"{reconciliation_text(found)}\n{state}", as_json=as_json)
+    sys.exit(0 if found.matched and state.state is not HaltState.HALTED else NOT_AS_WANTED)
 
 
 @click.command()

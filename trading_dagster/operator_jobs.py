@@ -139,10 +139,9 @@ def cancel_orders(context: dg.OpExecutionContext, config: CancelConfig, desk: dg
 
     orders = operations.cancel(desk, config.operator, config.reason, config.order or None)
     text = "\n".join(f"{order.client_order_id}  {order.state}" for order in orders) or "no open orders"
-    _show(context, text, {order.client_order_id: order.state.value for order in orders})
     left = [order.client_order_id for order in orders if order.state not in TERMINAL_STATES]
-    if left:
-        raise dg.Failure(f"still open at the broker: {', '.join(left)}; run the job again")
+    failure = f"still open at the broker: {', '.join(left)}; run the job again" if left else ""
+    _show(context, text, {order.client_order_id: order.state.value for order in orders}, failure)
 
 
 @dg.op(description="Halt, cancel everything, close what the broker holds, verify that it shows nothing.")
@@ -151,21 +150,23 @@ def flatten_account(context: dg.OpExecutionContext, config: SignedConfig, desk: 
     from trading_dagster.execution import operations
 
     done = operations.flatten(desk, config.operator, config.reason)
-    _show(context, str(done), {"flat": done.flat, "left": {s: str(q) for s, q in done.left.items()}})
-    if not done.flat:
-        raise dg.Failure(str(done))
+    plain = {"flat": done.flat, "left": {s: str(q) for s, q in done.left.items()}}
+    _show(context, str(done), plain, "" if done.flat else str(done))
 
 
 @dg.op(description="Book what happened at the broker, compare it with the ledger, halt where they differ.")
 def reconcile_account(context: dg.OpExecutionContext, config: ReconcileConfig, desk: dg.ResourceParam[Desk]) -> None:
     """Reconcile."""
     from trading_dagster.execution import operations
-    from trading_dagster.execution.status_report import reconciliation_as_dict, reconciliation_text
+    from trading_dagster.execution.status_report import halt_as_dict, reconciliation_as_dict, reconciliation_text
 
     found = operations.reconcile_now(desk, config.operator, config.reason, accept=config.accept)
-    _show(context, reconciliation_text(found), reconciliation_as_dict(found))
-    if not found.matched:
-        raise dg.Failure(f"ledger and broker differ, and trading is halted: {'; '.join(found.differences)}")
+    state = desk.ledger.halt_state(desk.strategy)
+    failure = (
+        "" if found.matched else f"ledger and broker differ, and trading is halted: {'; '.join(found.differences)}"
+    )
+    text = f"{reconciliation_text(found)}\n{state}"
+    _show(context, text, {**reconciliation_as_dict(found), "halt": halt_as_dict(state)}, failure)
 
 
 @dg.op(description="Orders with their states and fills.")
@@ -196,12 +197,13 @@ def explain_an_order(
     _show(context, render(found), as_dict(found))
 
 
-def _show(context: dg.OpExecutionContext, text: str, plain: Any) -> None:
-    """Show a result in the log and beside the step's output."""
+def _show(context: dg.OpExecutionContext, text: str, plain: Any, failure: str = "") -> None:
+    """Show a result in the log and beside the step's output, or beside its failure."""
     context.log.info(text)
-    context.add_output_metadata(
-        {"result": dg.MetadataValue.md(f"```\n{text}\n```"), "values": dg.MetadataValue.json(plain)}
-    )
+    shown = {"result": dg.MetadataValue.md(f"```\n{text}\n```"), "values": dg.MetadataValue.json(plain)}
+    if failure:
+        raise dg.Failure(failure, metadata=shown, allow_retries=False)
+    context.add_output_metadata(shown)
 
 
 def _job(name: str, op: Any, description: str) -> dg.JobDefinition:

@@ -228,7 +228,7 @@ def test_a_buy_that_lived_from_a_refused_sale_is_refused():
     where = book(cash="600", positions={"BBB": "40"}, volumes={"BBB": "100"})
     refusals = check_orders(orders, replace(where, worst_cash=worst(orders)), limits(volume_share="0.3"))
     assert [(r.gate, r.symbol) for r in refusals] == [(Gate.VOLUME_SHARE, "BBB"), (Gate.CASH, "CCC")]
-    assert "it may cost 500.00, and 300.00 are sure to be there" in refusals[1].detail
+    assert "it may cost 500.00, and only 300.00 are sure to be there" in refusals[1].detail
 
 
 # -- which one is on record -----------------------------------------------------------------------------------

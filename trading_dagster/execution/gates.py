@@ -271,8 +271,8 @@ def _check_cash(orders: Sequence[Order], refused: dict[str, Refusal], book: Book
         if order.side is Side.BUY and after < 0:
             refused[order.symbol] = Refusal(
                 Gate.CASH,
-                f"it may cost {-book.worst_cash[order.symbol]:,.2f}, and {max(left, Decimal(0)):,.2f} are sure to be "
-                "there, since a sale was refused",
+                f"it may cost {-book.worst_cash[order.symbol]:,.2f}, and only {max(left, Decimal(0)):,.2f} are sure to "
+                "be there: a sale that was to pay for it is not made",
                 order.symbol,
             )
         else:

@@ -22,7 +22,7 @@ from trading_dagster.execution.gates import (
 )
 from trading_dagster.execution.halts import AUTOMATIC, Cause, EquityPoint, HaltedError, HaltState, losses
 from trading_dagster.execution.lease import Lease, LeaseHeldError, LeaseLostError, is_dead, this_process
-from trading_dagster.execution.orders import Order, OrderState, Side
+from trading_dagster.execution.orders import TERMINAL_STATES, Order, OrderState, Side
 from trading_dagster.execution.planner import Terms, buying_cash, plan_orders, worst_cash
 from trading_dagster.execution.reconciliation import Comparison, Reconciliation, open_books, reconcile
 from trading_dagster.execution.submitter import Budget, ConflictError, Submitter, is_unsettled
@@ -240,7 +240,7 @@ def trade_session(desk: Desk, market: MarketSession, wish: Wish, run_id: str) ->
         orders, refusals = ([], []) if plan is not None else _plan(desk, market, wish, found, revision)
         if any(not refusal.symbol for refusal in refusals):
             break
-        done = _send(desk, market.session, orders, refusals, revision, run_id)
+        done = _send(desk, market, wish, orders, refusals, revision, run_id)
         if done is not None:
             return done
         refusals = [Refusal(Gate.LEASE, "other runs keep planning the session while this one does; run it again")]
@@ -303,13 +303,19 @@ def _book(
 
 
 def _send(
-    desk: Desk, session: date, orders: Sequence[Order], refusals: list[Refusal], revision: int, run_id: str
+    desk: Desk,
+    market: MarketSession,
+    wish: Wish,
+    orders: Sequence[Order],
+    refusals: list[Refusal],
+    revision: int,
+    run_id: str,
 ) -> SessionTrades | None:
     """Take the lease, commit the intents, and submit those that are not at the broker yet.
 
     None where another run has taken the revision that the orders are named by.
     """
-    ledger, strategy = desk.ledger, desk.strategy
+    ledger, strategy, session = desk.ledger, desk.strategy, market.session
     refused = {refusal.symbol: refusal for refusal in refusals}
     intents = [
         replace(order, state=OrderState.REJECTED, note=str(refused[order.symbol])) if order.symbol in refused else order
@@ -333,49 +339,83 @@ def _send(
                 planned = len(intents)
             if desk.conduct.dry_run:
                 return SessionTrades(planned, 0, decided_before, tuple(refusals))
-            sent = _submit(desk, session, lease, refusals, run_id)
-            return replace(sent, planned=planned, decided_before=decided_before)
+            sent = _submit(desk, market, wish, lease, run_id)
+            return replace(sent, planned=planned, decided_before=decided_before, refusals=(*refusals, *sent.refusals))
     except (LeaseHeldError, LeaseLostError) as error:
         return _refused(desk, session, [Refusal(Gate.LEASE, str(error))], run_id)
     except BrokerError as error:
         return _refused(desk, session, [Refusal(Gate.RECONCILIATION, str(error))], run_id)
 
 
-def _submit(desk: Desk, session: date, lease: Lease, refusals: list[Refusal], run_id: str) -> SessionTrades:
+def _submit(desk: Desk, market: MarketSession, wish: Wish, lease: Lease, run_id: str) -> SessionTrades:
     """Bring the plan's orders to the broker, sales first, and look at it again afterwards."""
+    submitter = desk.submitter(lease)
+    sent = _bring(desk, submitter, _waiting(desk, market.session, Side.SELL))
+    if not sent.unsettled and not sent.refusals:
+        held_back = _without_their_sales(desk, market, wish)
+        after = _bring(desk, submitter, _waiting(desk, market.session, Side.BUY))
+        sent = replace(after, refusals=(*held_back, *after.refusals))
+    unsettled = list(sent.unsettled)
+    unsettled += [
+        f"{order.client_order_id}: waits until the sales are known to be at the broker"
+        for order in _waiting(desk, market.session, Side.BUY)
+        if order.state is OrderState.PLANNED and not sent.refused and unsettled
+    ]
+    if submitter.sent and not sent.refused and not unsettled:
+        unsettled += _observe_afterwards(desk, market.session)
+    desk.ledger.record_refusals(desk.strategy, market.session, sent.refusals, run_id)
+    return SessionTrades(0, submitter.sent, False, sent.refusals, tuple(unsettled))
+
+
+def _waiting(desk: Desk, session: date, side: Side) -> list[Order]:
+    """Orders of the session's plan that are not known to be at the broker."""
     plan = desk.ledger.plan(desk.strategy, session)
     assert plan is not None  # committed before, or found
-    submitter = desk.submitter(lease)
+    return [order for order in plan.orders if order.side is side and is_unsettled(order)]
+
+
+def _without_their_sales(desk: Desk, market: MarketSession, wish: Wish) -> list[Refusal]:
+    """Hold back buys that the plan made room for by sales which the broker has not taken after all."""
+    ledger, terms = desk.ledger, desk.conduct.terms
+    plan = ledger.plan(desk.strategy, market.session)
+    assert plan is not None  # committed before, or found
+    if not any(o.side is Side.SELL and o.state in TERMINAL_STATES - {OrderState.FILLED} for o in plan.orders):
+        return []
+    # one that was sent may be at the broker, and is not taken back here
+    buys = [order for order in plan.orders if order.side is Side.BUY and order.state is OrderState.PLANNED]
+    # while the market is open, the other sales may be filled by now
+    found = reconcile(ledger, desk.broker, desk.strategy, market.session, desk.conduct.comparison)
+    others = [order for order in ledger.open_orders(desk.strategy) if order not in buys]
+    book = _book(ledger.account(desk.strategy), market, found, others, buys, wish, terms)
+    refusals = check_orders(buys, book, desk.conduct.limits)
+    identities = {order.symbol: order.client_order_id for order in buys}
+    for refusal in refusals:
+        ledger.record_state(identities[refusal.symbol], OrderState.REJECTED, str(refusal))
+    return refusals
+
+
+def _bring(desk: Desk, submitter: Submitter, orders: Sequence[Order]) -> SessionTrades:
+    """Bring orders to the broker one by one, until something forbids to go on."""
     unsettled: list[str] = []
-    stopped: Refusal | None = None
-    waiting = [order for order in plan.orders if is_unsettled(order)]
-    for order in sorted(waiting, key=lambda o: (o.side is Side.BUY, o.symbol)):
+    for order in orders:
         try:
             after = submitter.bring(order)
         except HaltedError as error:
-            stopped = Refusal(Gate.HALT, str(error))
+            return SessionTrades(0, 0, False, (Refusal(Gate.HALT, str(error)),), tuple(unsettled))
         except LeaseLostError as error:
-            stopped = Refusal(Gate.LEASE, str(error))
+            return SessionTrades(0, 0, False, (Refusal(Gate.LEASE, str(error)),), tuple(unsettled))
         except ConflictError as error:
-            stopped = Refusal(Gate.RECONCILIATION, str(error))
             halt_automatically(desk, Cause.RECONCILIATION, str(error))
+            return SessionTrades(0, 0, False, (Refusal(Gate.RECONCILIATION, str(error)),), tuple(unsettled))
         except BrokerError as error:
             _count_error(desk, str(error))
-            unsettled.append(f"{order.client_order_id}: {error}")
-            break
+            return SessionTrades(0, 0, False, (), (*unsettled, f"{order.client_order_id}: {error}"))
+        if is_unsettled(after):
+            _count_error(desk, after.note)
+            unsettled.append(f"{order.client_order_id}: {after.note}")
         else:
-            if is_unsettled(after):
-                _count_error(desk, after.note)
-                unsettled.append(f"{order.client_order_id}: {after.note}")
-            else:
-                _clear_errors(desk)
-            continue
-        desk.ledger.record_refusals(desk.strategy, session, [stopped], run_id)
-        break
-    if submitter.sent and stopped is None and not unsettled:
-        unsettled += _observe_afterwards(desk, session)
-    refusals = [*refusals, stopped] if stopped else refusals
-    return SessionTrades(0, submitter.sent, False, tuple(refusals), tuple(unsettled))
+            _clear_errors(desk)
+    return SessionTrades(0, 0, False, (), tuple(unsettled))
 
 
 def _observe_afterwards(desk: Desk, session: date) -> list[str]:

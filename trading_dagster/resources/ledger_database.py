@@ -88,7 +88,7 @@ class LedgerDatabase:
                 f"the ledger {self._url.render_as_string(hide_password=True)} cannot be used: "
                 f"{str(error.orig).strip().rstrip('.')}. Without it nothing is traded; bring the database back, or "
                 "restore it from a backup"
-            ) from error
+            ) from None
 
 
 def lock(db: Session, strategy: str) -> None:
