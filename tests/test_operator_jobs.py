@@ -66,15 +66,12 @@ class Ended:
         The same in plain values.
     cause : str
         Why it failed; empty where it did not.
-    log : str
-        What it said on the way, which is all that there is of a result where it failed.
     """
 
     success: bool
     shown: str
     values: Any
     cause: str
-    log: str
 
 
 @dataclass
@@ -100,13 +97,15 @@ class Place:
                 shown, values = str(metadata["result"].value), metadata["values"].value
             if event.event_type_value == "STEP_FAILURE":
                 data = event.step_failure_data
-                described = data.user_failure_data.description if data.user_failure_data else None
+                described = None
+                if data.user_failure_data is not None:
+                    described, metadata = data.user_failure_data.description, data.user_failure_data.metadata
+                    shown, values = str(metadata["result"].value), metadata["values"].value
                 error = data.error
                 while error is not None and error.cause is not None:
                     error = error.cause
                 cause = described or (error.message if error else "")
-        log = "\n".join(entry.user_message for entry in self.instance.all_logs(result.run_id))
-        return Ended(result.success, shown, values, cause, log)
+        return Ended(result.success, shown, values, cause)
 
     @cached_property
     def desk(self) -> Desk:
@@ -277,7 +276,8 @@ def test_cancel_that_the_broker_has_not_done_fails(paper: Place, monkeypatch: py
     ended = paper.run("cancel", **SIGNED)
     assert not ended.success
     assert "still open at the broker: main-20261120-AAA-0, main-20261120-BBB-0; run the job again" in ended.cause
-    assert "main-20261120-AAA-0  accepted" in ended.log
+    assert "main-20261120-AAA-0  accepted" in ended.shown
+    assert ended.values == dict.fromkeys(("main-20261120-AAA-0", "main-20261120-BBB-0"), "accepted")
 
 
 def test_flatten_fails_until_the_broker_shows_nothing(paper: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,8 @@ def test_flatten_fails_until_the_broker_shows_nothing(paper: Place, monkeypatch:
     waiting = paper.run("flatten", **SIGNED)
     assert not waiting.success
     assert "not flat yet" in waiting.cause
-    assert "not flat yet" in waiting.log
+    assert "not flat yet" in waiting.shown
+    assert waiting.values == {"flat": False, "left": {"AAA": "150", "BBB": "600"}}
     assert paper.state == "HALTED"
     paper.server.now = datetime(2026, 11, 24, 14, 31, tzinfo=UTC)
     paper.server.trade_open()
@@ -305,7 +306,8 @@ def test_difference_fails_the_run_and_is_accepted(paper: Place) -> None:
     assert not found.success
     assert "trading is halted" in found.cause
     assert "AAA" in found.cause
-    assert "1 differences" in found.log
+    assert "1 differences" in found.shown
+    assert (found.values["matched"], found.values["halt"]["state"]) == (False, "HALTED")
     assert paper.state == "HALTED"
     refused = paper.run("resume", **SIGNED)
     assert not refused.success
@@ -323,7 +325,9 @@ def test_loss_and_new_high(paper: Place) -> None:
     paper.invest()
     for symbol, price in PRICES.items():
         paper.server.set_price(symbol, price * Decimal("0.9"))
-    assert paper.run("reconcile").success
+    looked = paper.run("reconcile")
+    assert looked.success  # ledger and broker agree; it has done what it is for
+    assert "HALTED" in looked.shown
     assert paper.state == "HALTED"
     refused = paper.run("resume", **SIGNED)
     assert not refused.success

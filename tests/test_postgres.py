@@ -152,6 +152,7 @@ def race() -> Iterator[Callable[..., list[list[str]]]]:
         yield start
 
 
+@pytest.mark.e2e
 def test_processes_may_open_an_empty_database_at_once(
     postgres: PostgresServer, race: Callable[..., list[list[str]]]
 ) -> None:

@@ -129,3 +129,101 @@ def next_tick(schedule: dg.ScheduleDefinition, calendar: SessionCalendar) -> dat
     """When the schedule fires on a plain Wednesday."""
     minute, hour = str(schedule.cron_schedule).split()[:2]
     return datetime(2024, 3, 6, int(hour), int(minute), tzinfo=ZoneInfo(calendar.timezone))
+
+
+# -- reconciling ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Account:
+    """As much of a broker, and of a ledger, as the schedule reads."""
+
+    real: bool = True
+    traded: bool = True
+    name: str = "alpaca"
+
+    def strategy(self, name: str) -> str | None:
+        return name if self.traded else None
+
+
+@dataclass(frozen=True)
+class Desk:
+    """As much of a desk as the schedule reads."""
+
+    broker: Account
+    ledger: Account
+    strategy: str = "main"
+
+
+def reconcile_at(when: str, timezone: ZoneInfo = NEW_YORK, **values: bool) -> dg.RunRequest | dg.SkipReason:
+    context = dg.build_schedule_context(
+        scheduled_execution_time=datetime.fromisoformat(when).replace(tzinfo=timezone),
+        resources={"desk": Desk(Account(**values), Account(**values))},
+    )
+    return SCHEDULES["reconcile_schedule"](context)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("2024-07-05T09:30", id="at_the_open"),
+        pytest.param("2024-07-05T12:00", id="in_between"),
+        pytest.param("2024-07-05T16:00", id="at_the_close"),
+        pytest.param("2024-07-05T18:00", id="two_hours_after"),
+        pytest.param("2024-11-29T15:00", id="two_hours_after_half_a_day"),
+        pytest.param("2024-03-11T09:30", id="after_the_clocks_changed"),
+    ],
+)
+def test_account_is_looked_at_while_a_session_is_under_way(when: str) -> None:
+    request = reconcile_at(when)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == when.replace("T", " ")
+
+
+@pytest.mark.parametrize(
+    ("when", "reason"),
+    [
+        pytest.param("2024-07-05T09:00", "no session is under way", id="before_the_open"),
+        pytest.param("2024-07-05T18:30", "no session is under way", id="late"),
+        pytest.param("2024-11-29T15:30", "no session is under way", id="late_on_half_a_day"),
+        pytest.param("2024-07-04T12:00", "2024-07-04 is no session of XNYS", id="holiday"),
+        pytest.param("2024-07-06T12:00", "2024-07-06 is no session of XNYS", id="saturday"),
+    ],
+)
+def test_account_is_left_alone_at_other_times(when: str, reason: str) -> None:
+    skipped = reconcile_at(when)
+    assert isinstance(skipped, dg.SkipReason)
+    assert reason in str(skipped.skip_message)
+
+
+def test_time_of_reconciling_is_the_exchanges() -> None:
+    utc = ZoneInfo("UTC")
+    assert isinstance(reconcile_at("2024-07-05T13:30", utc), dg.RunRequest)
+    assert isinstance(reconcile_at("2024-07-05T13:00", utc), dg.SkipReason)
+    # Friday evening in New York is Saturday in UTC
+    assert isinstance(reconcile_at("2024-07-06T00:00", utc), dg.SkipReason)
+    schedule = SCHEDULES["reconcile_schedule"]
+    assert (schedule.cron_schedule, schedule.execution_timezone, schedule.job_name) == (
+        "*/30 * * * *", "America/New_York", "reconcile",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"real": False}, "nothing happens at the alpaca broker between two runs"),
+        ({"traded": False}, "the strategy 'main' has not traded yet"),
+    ],
+)
+def test_account_where_nothing_can_happen_is_left_alone(values: dict[str, bool], reason: str) -> None:
+    skipped = reconcile_at("2024-07-05T12:00", **values)
+    assert isinstance(skipped, dg.SkipReason)
+    assert skipped.skip_message == reason
+
+
+def test_every_half_hour_of_a_day_is_asked_for_once() -> None:
+    keys = []
+    for minutes in range(0, 24 * 60, 30):
+        request = reconcile_at(f"2024-07-05T{minutes // 60:02d}:{minutes % 60:02d}")
+        keys += [request.run_key] if isinstance(request, dg.RunRequest) else []
+    assert len(keys) == len(set(keys)) == 18  # from 9:30 to 18:00

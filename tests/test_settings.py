@@ -213,3 +213,139 @@ def test_alpaca_needs_both_keys(monkeypatch: pytest.MonkeyPatch, given: list[str
         monkeypatch.setenv(name, "x")
     with pytest.raises(SettingsError, match="TRADING_SOURCE=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY"):
         load_settings()
+
+
+# -- trading at a broker ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The variables that a paper account needs."""
+    for name in [each for each in os.environ if each.startswith("ALPACA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRADING_BROKER", "alpaca")
+    monkeypatch.setenv("ALPACA_API_KEY", "some-key")
+    monkeypatch.setenv("ALPACA_SECRET_KEY", "some-secret")
+    return monkeypatch
+
+
+def test_a_real_broker_is_dry_and_on_paper_by_default(paper: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert settings.dry_run is True
+    assert settings.alpaca_endpoint == "https://paper-api.alpaca.markets"
+    assert settings.manual_trades == "quarantine"
+    limits = {name: getattr(settings, f"limit_{name}") for name in ("gross", "daily_loss", "drawdown", "price_collar")}
+    assert limits == {
+        "gross": 1, "daily_loss": Decimal("0.03"), "drawdown": Decimal("0.15"), "price_collar": Decimal("0.1"),
+    }  # fmt: skip
+    assert (settings.limit_order_notional, settings.limit_volume_share) == (100_000, Decimal("0.05"))
+
+
+@pytest.mark.parametrize("missing", ["ALPACA_API_KEY", "ALPACA_SECRET_KEY"])
+def test_a_real_broker_needs_both_keys(paper: pytest.MonkeyPatch, missing: str) -> None:
+    paper.delenv(missing)
+    with pytest.raises(
+        SettingsError, match="TRADING_BROKER=alpaca needs ALPACA_API_KEY and ALPACA_SECRET_KEY"
+    ) as caught:
+        load_settings()
+    assert "some-" not in str(caught.value)
+
+
+def test_a_real_broker_trades_at_its_own_exchange(paper: pytest.MonkeyPatch) -> None:
+    paper.setenv("TRADING_CALENDAR", "XTKS")
+    with pytest.raises(SettingsError, match="TRADING_BROKER=alpaca trades at XNYS, and TRADING_CALENDAR is 'XTKS'"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("maximum", "limit", "resolved"),
+    [
+        pytest.param("0.1", None, "0.15", id="half_as_much_again"),
+        pytest.param("0.3", None, "0.45", id="of_another_weight"),
+        pytest.param("0.9", None, "1", id="never_above_all"),
+        pytest.param("0.1", "0.1", "0.1", id="given"),
+    ],
+)
+def test_limit_of_a_position_follows_the_weights(
+    monkeypatch: pytest.MonkeyPatch, maximum: str, limit: str | None, resolved: str
+) -> None:
+    monkeypatch.setenv("TRADING_MAX_WEIGHT", maximum)
+    if limit is not None:
+        monkeypatch.setenv("TRADING_LIMIT_POSITION_WEIGHT", limit)
+    assert load_settings().resolved_limit_position_weight == Decimal(resolved)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("TRADING_LIMIT_POSITION_WEIGHT", "0.09", "below TRADING_MAX_WEIGHT of 0.1"),
+        ("TRADING_LIMIT_GROSS", "0.9", "below TRADING_MAX_GROSS of 0.98"),
+    ],
+)
+def test_limit_below_what_is_allocated_is_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(limit, value)
+    with pytest.raises(SettingsError, match=rf"{limit} is {value}, {message}: what is allocated would be refused"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRADING_LIMIT_DAILY_LOSS", "0"),
+        ("TRADING_LIMIT_DAILY_LOSS", "1.1"),
+        ("TRADING_LIMIT_DRAWDOWN", "-0.1"),
+        ("TRADING_LIMIT_GROSS", "1.5"),
+        ("TRADING_LIMIT_ORDER_NOTIONAL", "0"),
+        ("TRADING_LIMIT_PRICE_COLLAR", "nan"),
+        ("TRADING_LIMIT_VOLUME_SHARE", "2"),
+        ("TRADING_BUY_LIMIT_OFFSET", "0.6"),
+        ("TRADING_LEASE_SECONDS", "0.5"),
+        ("TRADING_BROKER_SECONDS", "0"),
+        ("TRADING_BROKER_ERRORS", "0"),
+        ("TRADING_CASH_TOLERANCE", "-1"),
+        ("TRADING_MANUAL_TRADES", "ignore"),
+    ],
+)
+def test_limit_that_limits_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"{variable}.*found '{value}'"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://user:hunter2@db/ledger", "its scheme is 'mysql'"),
+        ("postgres://user:hunter2@db/ledger", "its scheme is 'postgres'"),
+        ("/var/ledger.db", "its scheme is ''"),
+        ("sqlite:ledger.db", "its scheme is 'sqlite'"),
+        ("postgresql://user:hunter2@db:port/ledger", "it cannot be read as a URL"),
+        ("postgresql://user:hun/ter2@db/ledger", "it cannot be read as a URL"),
+        ("postgresql://user:hunter2@[db/ledger", "it cannot be read as a URL"),
+    ],
+)
+def test_ledger_url_that_cannot_be_read_is_told_without_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    monkeypatch.setenv("TRADING_LEDGER_URL", url)
+    with pytest.raises(
+        SettingsError, match=r"(?s)TRADING_LEDGER_URL.*write sqlite:///PATH, or postgresql://"
+    ) as caught:
+        load_settings()
+    assert says in str(caught.value)
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////var/ledger.db",
+        "postgresql://db/ledger",
+        "postgresql+psycopg2://user:hun%40ter%2F2@db:5432/ledger?sslmode=require",
+    ],
+)
+def test_ledger_url_that_can_be_read_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TRADING_LEDGER_URL", url)
+    assert load_settings().resolved_ledger_url == url

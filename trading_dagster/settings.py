@@ -46,10 +46,10 @@ def _variable(name: str) -> AliasChoices:
 class Settings(BaseSettings):
     """What the environment says; the field's alias is the variable's name."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     data_dir: Path = Field(Path(".trading"), validation_alias=_variable("TRADING_DATA_DIR"))
-    tables_uri: str = Field("", validation_alias=_variable("TRADING_TABLES_URI"))
+    tables_uri: str = Field("", validation_alias=_variable("TRADING_TABLES_URI"), repr=False)
     ledger_url: str = Field("", validation_alias=_variable("TRADING_LEDGER_URL"), repr=False)
     calendar: str = Field("XNYS", validation_alias=_variable("TRADING_CALENDAR"))
 
@@ -68,11 +68,13 @@ class Settings(BaseSettings):
     )
     alpaca_api_key: SecretStr | None = Field(None, validation_alias=_variable("ALPACA_API_KEY"))
     alpaca_secret_key: SecretStr | None = Field(None, validation_alias=_variable("ALPACA_SECRET_KEY"))
-    alpaca_data_endpoint: str = Field("https://data.alpaca.markets", validation_alias=_variable("ALPACA_DATA_ENDPOINT"))
+    alpaca_data_endpoint: str = Field(
+        "https://data.alpaca.markets", validation_alias=_variable("ALPACA_DATA_ENDPOINT"), repr=False
+    )
     alpaca_feed: Literal["iex", "sip"] = Field(
         "sip", validation_alias=_variable("TRADING_ALPACA_FEED"), description="All exchanges, or IEX alone."
     )
-    yahoo_endpoint: str = Field("", validation_alias=_variable("YAHOO_ENDPOINT"))
+    yahoo_endpoint: str = Field("", validation_alias=_variable("YAHOO_ENDPOINT"), repr=False)
     policy: PolicyMode = Field("abort", validation_alias=_variable("TRADING_POLICY"))
 
     broker: Literal["simulated", "alpaca"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))

@@ -84,6 +84,7 @@ def test_300_bars_stop_volatility_too_but_not_regime(tmp_path: Path, sample_clos
     assert made.count("orders") == 0
 
 
+@pytest.mark.e2e
 def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
     made = with_young(tmp_path, sample_closes, bars=1000, policy="exclude")
     made.train("2022-12-01", "2022-11-30")

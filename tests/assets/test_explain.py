@@ -21,6 +21,8 @@ from trading_dagster.execution.explain import CHAIN, ExplainError, Explanation, 
 from trading_dagster.execution.orders import Order, OrderState, Side
 from trading_dagster.resources.ledger import Purpose
 
+pytestmark = pytest.mark.e2e
+
 FIRST, LAST = "2022-12-14", "2022-12-16"
 UNIVERSE = ("JNJ", "KO", "MSFT", "XOM")
 SYMBOL = "XOM"

@@ -157,6 +157,7 @@ def test_one_session_of_the_range_run_alone_is_the_same(installed: Installation,
     assert {name: alone.metadata(name, "2022-12-19")["rows_changed"] for name in DAILY} == dict.fromkeys(DAILY, 0)
 
 
+@pytest.mark.e2e
 def test_sessions_one_by_one_equal_the_range(tmp_path: pytest.TempPathFactory, rows: dict[str, pd.DataFrame]) -> None:
     one_by_one = make_installation(tmp_path, universe=("JNJ", "KO", "MSFT", "XOM"), max_weight=0.4)
     one_by_one.train("2022-12-01", "2022-11-30")

@@ -39,7 +39,7 @@ from trading_dagster.resources.sql_ledger import SqlLedger
 
 assert alpaca.trading.client  # imported here, where its warning is silenced
 
-SEQUENCES = 400
+SEQUENCES = 2000
 STEPS = 8
 SYMBOLS = ("AAA", "BBB", "CCC")
 NEW_YORK = ZoneInfo("America/New_York")

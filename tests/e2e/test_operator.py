@@ -219,6 +219,14 @@ def _without_dagster(folder: Path) -> Path:
     return folder / "modules"
 
 
+@pytest.mark.parametrize("words", [("x" * 400, "why"), ("ann", "why\0not")], ids=["long", "nul"])
+def test_halt_is_not_stopped_by_its_words(office: Office, postgres_url: str, words: tuple[str, str]) -> None:
+    office.set_variable("TRADING_LEDGER_URL", postgres_url)
+    assert office.trade().submitted == len(PRICES)
+    result = office.trading("halt", "--operator", words[0], "--reason", words[1])
+    assert (result.exit_code, office.state) == (0, "HALTED")
+
+
 def test_halt_stops_a_run_between_two_orders(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     submit = office.broker.brokerage.submit
 
@@ -243,7 +251,9 @@ def test_a_loss_halts_with_nobody_there(office: Office, change: str, state: str)
     office.invest()
     fall(office, change)
     assert abs(office.broker.equity / 100_000 - 1) >= D("0.03") or change == "-0.01"
-    office.done("reconcile")
+    text = office.done("reconcile", code=3 if state == "HALTED" else 0)
+    assert "ledger and broker agree" in text
+    assert state in text
     assert office.state == state
     if state == "HALTED":
         found = office.answer("status")["halt"]
@@ -263,7 +273,7 @@ def test_resume_is_refused_while_the_loss_stands(office: Office, cause: str, lim
         office.set_variable(name, value)
     office.invest()
     fall(office, "-0.04")
-    office.done("reconcile")
+    assert office.answer("reconcile", code=3)["halt"]["cause"] == cause
     assert office.answer("status")["halt"]["cause"] == cause
     says = office.done("resume", *SIGNED, code=2)
     assert "the loss still stands" in says
@@ -282,10 +292,10 @@ def test_resume_is_refused_while_the_loss_stands(office: Office, cause: str, lim
 def test_a_loss_that_is_gone_can_be_resumed(office: Office) -> None:
     office.invest()
     fall(office, "-0.04")
-    office.done("reconcile")
+    office.done("reconcile", code=3)
     for symbol, price in PRICES.items():
         office.broker.set_price(symbol, price)
-    office.done("reconcile")
+    office.done("reconcile", code=3)
     assert office.state == "HALTED"  # nobody resumes but an operator
     office.done("resume", *SIGNED)
     assert office.state == "ACTIVE"
@@ -294,8 +304,8 @@ def test_a_loss_that_is_gone_can_be_resumed(office: Office) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("UPDATE lots SET quantity = '1' WHERE symbol = 'AAA'", id="shares"),
-        pytest.param("UPDATE strategies SET cash = '50000'", id="cash"),
+        pytest.param("UPDATE lots SET quantity = '149' WHERE symbol = 'AAA'", id="shares"),
+        pytest.param("UPDATE strategies SET cash = '10000.02'", id="cash"),
     ],
 )
 def test_difference_halts_and_is_accepted_by_a_person(office: Office, change: str) -> None:
@@ -309,17 +319,29 @@ def test_difference_halts_and_is_accepted_by_a_person(office: Office, change: st
     assert "difference" in office.done("reconcile", code=3)
     assert "ledger and broker still differ" in office.done("resume", *SIGNED, code=2)
     assert "refused: ledger and broker still differ" in office.actions[-1][3]
-    accepted = office.answer("reconcile", "--accept", *SIGNED)
-    assert accepted["matched"]
+    accepted = office.answer("reconcile", "--accept", *SIGNED, code=3)
+    assert (accepted["matched"], accepted["halt"]["state"]) == (True, "HALTED")  # which another command ends
     assert office.actions[-1][:3] == ("reconcile", "ann", "a test")
     assert found["differences"][0] in office.actions[-1][3]
     assert office.state == "HALTED"
     office.done("resume", *SIGNED)
     assert office.state == "ACTIVE"
+    assert office.answer("reconcile")["differences"] == []
     told = office.answer("status")
     assert (D(told["cash"]), told["positions"]) == (
         office.broker.cash, {s: str(q) for s, q in office.broker.positions.items()},
     )  # fmt: skip
+
+
+def test_accepting_what_the_ledger_had_wrong_is_no_loss(office: Office) -> None:
+    # the broker's equity was 100,000 all the time
+    office.invest()
+    office.rows("UPDATE lots SET quantity = '1' WHERE symbol = 'AAA'")
+    office.done("reconcile", code=3)
+    office.done("reconcile", "--accept", *SIGNED, code=3)
+    office.done("resume", *SIGNED)
+    office.trading("reconcile")
+    assert office.state == "ACTIVE"
 
 
 def test_failing_broker_halts_and_resume_needs_it_back(office: Office) -> None:
@@ -397,6 +419,17 @@ def test_missing_state_means_halted_until_somebody_resumes(office: Office) -> No
     assert office.trade(monday).submitted > 0
 
 
+def test_state_that_cannot_be_read_means_halted(office: Office) -> None:
+    office.trade(targets={"AAA": 0.1})
+    office.rows("UPDATE halt_states SET state = 'SLEEPING'")
+    before = len(office.broker.submissions)
+    office.broker.now = datetime(2026, 11, 23, 22, 30, tzinfo=UTC)
+    assert office.trade(datetime(2026, 11, 23).date()).submitted == 0
+    assert len(office.broker.submissions) == before
+    assert office.answer("status")["halt"]["state"] == "HALTED"
+    assert office.answer("halt", *SIGNED)["state"] == "HALTED"
+
+
 # -- orders and cancel ------------------------------------------------------------------------------------------------
 
 
@@ -469,7 +502,7 @@ def test_flatten_leaves_nothing_at_the_broker(office: Office, monkeypatch: pytes
     told = office.answer("status")
     assert (told["positions"], told["manual"], told["open_orders"]) == ({}, {}, [])
     assert D(told["cash"]) == office.broker.cash
-    assert office.answer("reconcile")["matched"]
+    assert office.answer("reconcile", code=3)["matched"]
     # nothing buys again what was sold
     before = len(office.broker.submissions)
     office.broker.now = datetime(2026, 11, 23, 22, 30, tzinfo=UTC)
@@ -506,6 +539,40 @@ def test_flatten_whose_orders_wait_is_asked_again_before_they_are_filled(office:
     again = office.answer("flatten", "--wait", "0", *SIGNED, code=3)
     assert (again["cancelled"], again["sent"]) == (len(PRICES), len(PRICES))
     assert len(office.broker.open_orders) == len(PRICES)
+
+
+def test_flatten_sells_whatever_the_dry_run_setting_is(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the setting is about runs; who flattens has said so
+    office.invest()
+    office.set_variable("TRADING_DRY_RUN", "true")
+    fills_at_once(office.broker, monkeypatch)
+    assert office.answer("flatten", *SIGNED)["flat"]
+    assert office.broker.positions == {}
+
+
+def test_flatten_whose_order_is_refused_is_not_flat(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.invest()
+    fills_at_once(office.broker, monkeypatch)
+    office.broker.untradable.add("AAA")
+    text = office.done("flatten", "--wait", "0", *SIGNED, code=3)
+    assert "not flat" in text
+    assert "150 AAA" in text
+    assert "not tradable" in text
+    assert office.broker.positions == {"AAA": 150}
+    assert "not tradable" in office.done("orders")
+    office.broker.untradable.clear()
+    assert office.answer("flatten", *SIGNED)["flat"]
+
+
+def test_flatten_of_books_that_differ_closes_what_the_broker_holds(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.invest()
+    office.rows("UPDATE lots SET quantity = '1' WHERE symbol = 'AAA'")
+    office.rows("UPDATE strategies SET cash = '5'")
+    fills_at_once(office.broker, monkeypatch)
+    assert office.answer("flatten", *SIGNED)["flat"]
+    assert office.broker.positions == {}
 
 
 def test_flatten_that_cannot_cancel_sells_nothing(office: Office) -> None:

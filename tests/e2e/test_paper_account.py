@@ -220,7 +220,6 @@ def test_two_runs_at_once_send_each_order_once(
     with ThreadPoolExecutor(2) as both:
         done = list(both.map(lambda _: fresh_house.trading(*RUN), range(2)))
     outputs = [each.stdout + each.stderr for each in done]
-    print(*outputs)
     sent = [str(each.client_order_id) for each in fresh_house.broker.submissions]
     assert 0 in [each.returncode for each in done], outputs
     assert len(sent) == len(set(sent)) == len(dry.orders), outputs

@@ -32,6 +32,7 @@ def agree(paper) -> None:
 # -- fills ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("page", "symbols", "parts"), [(100, 20, 20), (7, 5, 4)], ids=["1200 fills", "60 fills"])
 def test_fills_arrive_exactly_once_and_gain_what_the_broker_says(opened, server, monkeypatch, page, symbols, parts):
     """Three days of orders, filled in parts; the gain is that of the server's books, which know nothing of ours."""

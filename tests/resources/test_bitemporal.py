@@ -251,6 +251,7 @@ def race():
         yield race
 
 
+@pytest.mark.e2e
 def test_processes_that_add_different_rows_lose_none(tables, race) -> None:
     assert race(add_in_pieces, tables.uri, False) == [""] * WORKERS
     found = stored(tables, "bars").to_pandas()

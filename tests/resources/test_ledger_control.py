@@ -128,7 +128,7 @@ def test_a_strategy_that_was_opened_is_active(opened):
 def test_a_missing_state_means_halted(ledger):
     halt = ledger.halt_state("main")
     assert (halt.state, halt.cause, halt.since) == (HaltState.HALTED, Cause.MISSING, None)
-    assert "'main', which means HALTED" in halt.detail
+    assert "'main' that can be read, which means HALTED" in halt.detail
     open_books(ledger)
     execute(ledger, "DELETE FROM halt_states")
     assert ledger.halt_state("main") == halt

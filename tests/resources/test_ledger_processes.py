@@ -26,6 +26,8 @@ from .workers import (
     write_ledger_rows,
 )
 
+pytestmark = pytest.mark.e2e
+
 D = Decimal
 
 

@@ -701,6 +701,7 @@ def test_a_server_starts_at_once() -> None:
     assert taken < 0.5  # five milliseconds on a quiet machine
 
 
+@pytest.mark.e2e
 def test_from_the_command_line() -> None:
     command = [sys.executable, "-m", "tests.servers", "alpaca-trading", "--fill"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:

@@ -66,12 +66,12 @@ class Halt:
 
     @classmethod
     def missing(cls, strategy: str) -> Halt:
-        """What a ledger without a state means."""
-        return cls(
-            HaltState.HALTED, Cause.MISSING,
-            f"the ledger has no halt state for the strategy {strategy!r}, which means HALTED; find out why, then: "
-            "trading resume --operator NAME --reason TEXT", "", None,
-        )  # fmt: skip
+        """What a ledger without a state, or with one that cannot be read, means."""
+        detail = (
+            f"the ledger has no halt state for the strategy {strategy!r} that can be read, which means HALTED; find "
+            "out why, then: trading resume --operator NAME --reason TEXT"
+        )
+        return cls(HaltState.HALTED, Cause.MISSING, detail, "", None)
 
     def __str__(self) -> str:
         by = f" by {self.operator}" if self.operator else ""

@@ -26,6 +26,10 @@ FLATTEN_ROUNDS = 3
 """Plans that a flattening may take: what was being filled while it was cancelled is closed by the next."""
 
 
+LONGEST_NAME = 255
+"""Letters of an operator's name that the ledger keeps."""
+
+
 class OperationError(ValueError):
     """An action that is not possible now; the message says what to do."""
 
@@ -116,18 +120,23 @@ class Flattened:
         Orders.
     left : dict of str to Decimal
         Shares that the broker still shows.
+    problems : tuple of str
+        Orders that the broker did not take, with its words.
     """
 
     flat: bool
     cancelled: int
     sent: int
     left: dict[str, Decimal]
+    problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         done = f"{self.cancelled} orders cancelled, {self.sent} sent"
         if self.flat:
             return f"flat: {done}; the broker shows no position and no open order"
         shares = ", ".join(f"{quantity} {symbol}" for symbol, quantity in self.left.items()) or "no shares"
+        if self.problems:
+            return f"not flat: {done}; the broker shows {shares}. It did not take {'; '.join(self.problems)}"
         return (
             f"not flat yet: {done}; the broker shows {shares}. While the market is closed, orders wait for its open; "
             "look again then: trading flatten"
@@ -172,7 +181,7 @@ def halt(ledger: Ledger, strategy: str, operator: str, reason: str, *, reduce_on
     OperationError
         If operator or reason is empty, or it would loosen what is in force.
     """
-    _require_words(operator, reason)
+    operator, reason = _signed(operator, reason)
     state = HaltState.REDUCE_ONLY if reduce_only else HaltState.HALTED
     if reduce_only and ledger.has_traded(strategy) and ledger.halt_state(strategy).state is HaltState.HALTED:
         raise OperationError(
@@ -197,7 +206,7 @@ def resume(desk: Desk, operator: str, reason: str, *, new_high: bool = False) ->
     OperationError
         If operator or reason is empty, nothing is halted, or the cause still stands.
     """
-    _require_words(operator, reason)
+    operator, reason = _signed(operator, reason)
     ledger, strategy = desk.ledger, desk.strategy
     before = ledger.halt_state(strategy)
     if before.state is HaltState.ACTIVE:
@@ -229,7 +238,7 @@ def reconcile_now(desk: Desk, operator: str = "", reason: str = "", *, accept: b
     """
     ledger, strategy = desk.ledger, desk.strategy
     if accept:
-        _require_words(operator, reason)
+        operator, reason = _signed(operator, reason)
     if ledger.strategy(strategy) is None:
         raise OperationError(f"{strategy!r} has no books yet; they begin with its first run: trading run --session D")
     session = desk.broker.newest_session()
@@ -256,7 +265,7 @@ def cancel(
     BrokerError
         If the broker does not answer.
     """
-    _require_words(operator, reason)
+    operator, reason = _signed(operator, reason)
     ledger, strategy = desk.ledger, desk.strategy
     wanted = [order for order in ledger.open_orders(strategy) if order_id in (None, order.client_order_id)]
     if order_id is not None and not wanted:
@@ -281,7 +290,7 @@ def flatten(desk: Desk, operator: str, reason: str, watch: Watch | None = None) 
     BrokerError
         If the broker does not answer; what was done until then is in the ledger.
     """
-    _require_words(operator, reason)
+    operator, reason = _signed(operator, reason)
     ledger, strategy, watch = desk.ledger, desk.strategy, watch or Watch()
     if ledger.strategy(strategy) is None:
         raise OperationError(f"{strategy!r} has no books yet; they begin with its first run: trading run --session D")
@@ -289,6 +298,7 @@ def flatten(desk: Desk, operator: str, reason: str, watch: Watch | None = None) 
         # or the next run would buy again what is sold here
         halt(ledger, strategy, operator, f"flatten: {reason}")
     cancelled = sent = 0
+    problems: list[str] = []
     with desk.lease(take_over=True) as lease:
         for _ in range(FLATTEN_ROUNDS):
             cancelled += _cancel_everything(desk, operator, reason, watch)
@@ -297,20 +307,23 @@ def flatten(desk: Desk, operator: str, reason: str, watch: Watch | None = None) 
             account = desk.broker.account()
             if not account.positions:
                 break
-            sent += _close(desk, lease, session, account, reason)
-            if not watch.until(lambda: not desk.broker.account().positions):
+            now_sent, problems = _close(desk, lease, session, account, reason)
+            sent += now_sent
+            if problems or not watch.until(lambda: not desk.broker.account().positions):
                 break
     left = {symbol: position.quantity for symbol, position in desk.broker.account().positions.items()}
-    done = Flattened(not left and not desk.broker.open_orders(), cancelled, sent, left)
+    done = Flattened(not left and not desk.broker.open_orders(), cancelled, sent, left, tuple(problems))
     reconcile(ledger, desk.broker, strategy, desk.broker.newest_session(), desk.conduct.comparison)
     ledger.record_action(strategy, "flatten", operator, reason, str(done))
     return done
 
 
-def _require_words(operator: str, reason: str) -> None:
+def _signed(operator: str, reason: str) -> tuple[str, str]:
+    """Who and why, in words that every database takes: halting must not fail on a letter."""
     missing = [name for name, value in (("operator", operator), ("reason", reason)) if not value.strip()]
     if missing:
         raise OperationError(f"{' and '.join(missing)} must be given: who does it, and why, is kept for good")
+    return operator.replace("\0", "")[:LONGEST_NAME], reason.replace("\0", "")
 
 
 def _require_gone(desk: Desk, before: Halt, *, new_high: bool) -> None:
@@ -402,8 +415,8 @@ def _cancel_everything(desk: Desk, operator: str, reason: str, watch: Watch) -> 
     return len(open_ones)
 
 
-def _close(desk: Desk, lease: Lease, session: date, account: BrokerAccount, reason: str) -> int:
-    """Sell what the broker holds, and buy back what is short."""
+def _close(desk: Desk, lease: Lease, session: date, account: BrokerAccount, reason: str) -> tuple[int, list[str]]:
+    """Sell what the broker holds, and buy back what is short; return how many orders went, and which did not."""
     revision = desk.ledger.next_revision(desk.strategy, session)
     orders = [
         Order(
@@ -420,6 +433,9 @@ def _close(desk: Desk, lease: Lease, session: date, account: BrokerAccount, reas
     ]
     desk.ledger.record_plan(desk.strategy, session, revision, orders, "flatten", Purpose.FLATTEN, lease)
     submitter = desk.submitter(lease)
+    problems = []
     for order in orders:
-        submitter.bring(order)
-    return submitter.sent
+        after = submitter.bring(order)
+        if after.state is OrderState.REJECTED or is_unsettled(after):
+            problems.append(f"{order.client_order_id}: {after.note}")
+    return submitter.sent, problems

@@ -236,14 +236,19 @@ class AccountRecords(LedgerDatabase):
                         realised=realised,
                     )
                 )  # fmt: skip
-            # nothing was gained or lost: what came, came from outside
-            db.add(ActivityRow(strategy=strategy, activity_id=identity, kind=TRANSFER, recorded_at=now))
+            # nothing was gained or lost, and nothing came: the equity curve is the broker's, and knew it all along
+            db.add(ActivityRow(strategy=strategy, activity_id=identity, kind="adjustment", recorded_at=now))
             db.add(
                 CashMovementRow(
-                    strategy=strategy, activity_id=identity, session=session, symbol="", kind=TRANSFER,
-                    amount=spent + cash, realised=Decimal(0),
+                    strategy=strategy,
+                    activity_id=identity,
+                    session=session,
+                    symbol="",
+                    kind="adjustment",
+                    amount=spent + cash,
+                    realised=Decimal(0),
                 )
-            )  # fmt: skip
+            )
             record.cash += cash
 
     def fills(self, strategy: str, client_order_id: str) -> list[Fill]:

@@ -259,8 +259,11 @@ def _halt(db: Session, strategy: str) -> Halt:
     row = db.get(HaltStateRow, strategy)
     if row is None:
         return Halt.missing(strategy)
-    cause = Cause(row.cause) if row.cause else None
-    return Halt(HaltState(row.state), cause, row.detail, row.operator, row.since)
+    try:
+        cause = Cause(row.cause) if row.cause else None
+        return Halt(HaltState(row.state), cause, row.detail, row.operator, row.since)
+    except ValueError:
+        return Halt.missing(strategy)  # what cannot be read is as good as not there
 
 
 def _set_state(
