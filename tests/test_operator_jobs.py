@@ -49,7 +49,7 @@ OPS = {
     "cancel": "cancel_orders",
     "flatten": "flatten_account",
     "reconcile": "reconcile_account",
-    "list_orders": "list_orders",
+    "list_orders": "show_orders",
     "explain_order": "explain_an_order",
 }
 
@@ -372,3 +372,8 @@ def test_ledger_of_the_jobs_is_the_settings_ledger(simulated: Place) -> None:
     ledger = SqlLedger(f"sqlite:///{simulated.settings.data_dir.absolute() / 'ledger.db'}")
     assert ledger.halt_state("main").detail == "a test"
     ledger.engine.dispose()
+
+
+def test_the_code_location_can_be_loaded(tmp_path: Path) -> None:
+    """Names of jobs and ops are compared only when a server loads all of them."""
+    dg.Definitions.validate_loadable(build_definitions(Settings(data_dir=tmp_path)))

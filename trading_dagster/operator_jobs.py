@@ -170,7 +170,7 @@ def reconcile_account(context: dg.OpExecutionContext, config: ReconcileConfig, d
 
 
 @dg.op(description="Orders with their states and fills.")
-def list_orders(context: dg.OpExecutionContext, config: OrdersConfig, desk: dg.ResourceParam[Desk]) -> None:
+def show_orders(context: dg.OpExecutionContext, config: OrdersConfig, desk: dg.ResourceParam[Desk]) -> None:
     """List orders."""
     import pandas as pd
 
@@ -223,6 +223,6 @@ OPERATOR_JOBS: Sequence[dg.JobDefinition] = [
     _job("cancel", cancel_orders, "Cancel open orders; the same as `trading cancel`."),
     _job("flatten", flatten_account, "Close everything that the broker holds; the same as `trading flatten`."),
     reconcile_job,
-    _job("list_orders", list_orders, "Orders with their states and fills; the same as `trading orders`."),
+    _job("list_orders", show_orders, "Orders with their states and fills; the same as `trading orders`."),
     _job("explain_order", explain_an_order, "Why an order was sent; the same as `trading explain`."),
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from trading_dagster.resources.ledger import LedgerUnavailableError
@@ -36,7 +36,12 @@ class LedgerDatabase:
         self._url = make_url(url)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)})"
+        return f"{type(self).__name__}({self._shown})"
+
+    @property
+    def _shown(self) -> str:
+        """Its URL without what may be a secret: drivers take a password among the parameters, too."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -47,11 +52,24 @@ class LedgerDatabase:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         else:
-            # a connection that a restarted server has dropped is replaced; a server that is away is soon known to be
-            engine = create_engine(self._url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
-        with self._available():
-            migrate(engine)
+            engine = self._server()
+        try:
+            with self._available():
+                migrate(engine)
+        except ProgrammingError as error:
+            raise LedgerUnavailableError(
+                f"the ledger {self._shown} cannot be opened: {_words(error)}; correct TRADING_LEDGER_URL"
+            ) from None
         return engine
+
+    def _server(self) -> Engine:
+        try:
+            # a connection that a restarted server has dropped is replaced; a server that is away is soon known to be
+            return create_engine(self._url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        except (ArgumentError, ImportError) as error:
+            raise LedgerUnavailableError(
+                f"there is no driver for the ledger {self._shown}: {error}; use postgresql:// or sqlite:///"
+            ) from None
 
     def _make_folder(self) -> None:
         if self._url.database:
@@ -85,10 +103,15 @@ class LedgerDatabase:
             raise
         except DBAPIError as error:
             raise LedgerUnavailableError(
-                f"the ledger {self._url.render_as_string(hide_password=True)} cannot be used: "
-                f"{str(error.orig).strip().rstrip('.')}. Without it nothing is traded; bring the database back, or "
+                f"the ledger {self._shown} cannot be used: "
+                f"{_words(error)}. Without it nothing is traded; bring the database back, or "
                 "restore it from a backup"
             ) from None
+
+
+def _words(error: DBAPIError) -> str:
+    """What the driver says, in one line."""
+    return " ".join(str(error.orig).split()).rstrip(".?")
 
 
 def lock(db: Session, strategy: str) -> None:
