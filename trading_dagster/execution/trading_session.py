@@ -214,8 +214,10 @@ def trade_session(desk: Desk, market: MarketSession, wish: Wish, run_id: str) ->
     """
     before = desk.ledger.halt_state(desk.strategy) if desk.ledger.has_traded(desk.strategy) else None
     try:
-        found = observe(desk, market)
-        newest = desk.broker.newest_session()
+        newest = _newest_session(desk) if desk.broker.real else None
+        # of a session that a real broker is too late for, there is nothing to observe
+        found = observe(desk, market) if newest in (None, market.session) else None
+        newest = newest or desk.broker.newest_session()
     except BrokerError as error:
         gate = Gate.RECONCILIATION
         if before is not None and before.state is HaltState.HALTED:
@@ -230,10 +232,11 @@ def trade_session(desk: Desk, market: MarketSession, wish: Wish, run_id: str) ->
         Refusal(Gate.HALT, str(before)) if halted else None,
         check_verdicts(market.session, wish.verdicts, wish.stages),
         check_freshness(market.session, newest, f"the broker {desk.broker.name}"),
-        None if found.matched else Refusal(Gate.RECONCILIATION, "; ".join(found.differences)),
+        None if found is None or found.matched else Refusal(Gate.RECONCILIATION, "; ".join(found.differences)),
     )
     first = next((refusal for refusal in checks if refusal is not None), None)
-    if first is not None:
+    if first is not None or found is None:
+        assert first is not None  # a session that is too late is not fresh
         return _refused(desk, market.session, [first], run_id)
     for _ in range(PLANS):
         revision = desk.ledger.next_revision(desk.strategy, market.session)
@@ -245,6 +248,15 @@ def trade_session(desk: Desk, market: MarketSession, wish: Wish, run_id: str) ->
             return done
         refusals = [Refusal(Gate.LEASE, "other runs keep planning the session while this one does; run it again")]
     return _refused(desk, market.session, refusals, run_id)
+
+
+def _newest_session(desk: Desk) -> date:
+    """Ask the broker, and count where it does not answer; that it tells the time proves little else."""
+    try:
+        return desk.broker.newest_session()
+    except BrokerError as error:
+        _count_error(desk, str(error))
+        raise
 
 
 def _plan(
