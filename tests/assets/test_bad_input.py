@@ -178,6 +178,7 @@ def test_a_bad_file_is_refused_whole_and_can_be_repaired(
     assert made.ledger.verdicts(day, ["bars"]) == {"bars": True}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("spoil", "parts"), BAD, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_bad_file_is_a_warning_in_mode_exclude(
     tmp_path: Path, closes: pd.DataFrame, spoil: Callable[[Path], None], parts: list[str]
@@ -202,6 +203,7 @@ def test_no_order_comes_of_a_bad_file(tmp_path: Path, closes: pd.DataFrame, spoi
     assert made.count("orders") == 0
 
 
+@pytest.mark.e2e
 def test_a_run_in_mode_exclude_goes_on_without_the_symbol(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
     made, _ = spoiled(tmp_path, sample_closes, negative_price, policy="exclude")
     assert made.run(SESSION, assets=["bars", "corporate_actions", "regime", "volatility"]).failures == {}
@@ -235,6 +237,7 @@ def test_the_sample_says_that_it_ends(tmp_path: Path) -> None:
     assert "session 2023-01-03 lies after its last one, 2022-12-28" in outcome.failures["bars"]
 
 
+@pytest.mark.e2e
 def test_another_source_is_not_mixed_into_a_store(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
     assert make_installation(tmp_path, universe=("KO",)).run("2022-12-27", assets=["bars"]).failures == {}
     folder = write_prices(tmp_path / "prices", sample_closes[["KO"]])

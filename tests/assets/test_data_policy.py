@@ -197,6 +197,7 @@ def test_a_symbol_that_is_allowed_later_in_a_range_has_no_say_before(
     assert made["range"].tables.read("forecast").groupby("session")["symbol"].nunique().nunique() == 2
 
 
+@pytest.mark.e2e
 def test_a_symbol_may_join_a_session_that_was_run_without_it(tmp_path: Path) -> None:
     """Its actions are not on record yet when `bars` looks at it; others' are, of the same session."""
     fetched = ["bars", "corporate_actions"]

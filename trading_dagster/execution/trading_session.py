@@ -27,7 +27,7 @@ from trading_dagster.execution.planner import Terms, buying_cash, plan_orders, w
 from trading_dagster.execution.reconciliation import Comparison, Reconciliation, open_books, reconcile
 from trading_dagster.execution.submitter import Budget, ConflictError, Submitter, is_unsettled
 from trading_dagster.resources.broker import Broker, BrokerError
-from trading_dagster.resources.ledger import Ledger, LedgerError, Purpose
+from trading_dagster.resources.ledger import Ledger, Purpose
 
 PLANS = 3
 """Plans that a run makes when others, such as dry runs, plan the session at the same moment."""
@@ -472,6 +472,3 @@ def _count_error(desk: Desk, detail: str) -> None:
     count = desk.ledger.count_broker_error(desk.strategy)
     if count >= desk.conduct.broker_errors:
         halt_automatically(desk, Cause.BROKER_ERRORS, f"the broker failed {count} times in a row; at last: {detail}")
-
-
-__all__ = ["Conduct", "Desk", "LedgerError", "SessionTrades", "Wish", "observe", "protect", "trade_session"]
