@@ -152,6 +152,23 @@ def test_a_missing_state_is_a_halt(paper):
     assert "missing_state" in trades.refused.detail
 
 
+def test_a_position_that_nobody_has_a_price_of_halts(paper):
+    """It is in the ledger alone: neither the broker nor the bars know what it is worth."""
+    paper.open()
+    with paper.ledger.transaction() as db:
+        db.execute(
+            text(
+                "INSERT INTO lots (strategy, symbol, owner, session, quantity, cost) "
+                "VALUES ('main', 'GONE', 'strategy', '2026-01-02', '7', '70')"
+            )
+        )
+    held_back(paper, Gate.RECONCILIATION, paper.trade(AAA=0.5))
+    halt = paper.ledger.halt_state("main")
+    assert (halt.state, halt.cause) == (HaltState.HALTED, Cause.RECONCILIATION)
+    assert "GONE: 0 shares at the broker, 7 in the ledger" in halt.detail
+    assert paper.ledger.recorded_account("main", paper.session) is None
+
+
 def test_a_difference_halts_and_the_next_run_is_refused_by_it(paper, server):
     paper.trade(AAA=0.1)
     paper.next_day()

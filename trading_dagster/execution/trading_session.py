@@ -163,7 +163,7 @@ def observe(desk: Desk, market: MarketSession) -> Reconciliation:
         open_books(desk.ledger, desk.broker, desk.strategy, market.session, desk.conduct.comparison)
         found = reconcile(desk.ledger, desk.broker, desk.strategy, market.session, desk.conduct.comparison)
         newest = desk.broker.newest_session()
-    if market.session == newest:
+    if found.matched and market.session == newest:
         told = {symbol: position.price for symbol, position in found.account.positions.items()}
         desk.ledger.record_snapshot(desk.strategy, market.session, found.account.equity, {**told, **market.close})
     protect(desk, found)
@@ -265,13 +265,12 @@ def _plan(
     """Plan, and ask the limits."""
     ledger, conduct = desk.ledger, desk.conduct
     account, open_orders = ledger.account(desk.strategy), ledger.open_orders(desk.strategy)
-    symbols = sorted(set(wish.targets) | set(account.positions))
-    steps = desk.broker.quantity_steps(symbols)
+    wanted = {symbol for symbol, weight in wish.targets.items() if weight} | set(account.positions)
+    steps = desk.broker.quantity_steps(sorted(wanted))
     orders = plan_orders(
         desk.strategy, wish.targets, wish.reasons, account, market, steps, conduct.terms, revision, open_orders,
         frozen=set(found.manual),
     )  # fmt: skip
-    wanted = {symbol for symbol, weight in wish.targets.items() if weight} | set(account.positions)
     refusals = [
         Refusal(Gate.TRADABLE, f"the broker {desk.broker.name} does not trade it now", symbol)
         for symbol in sorted(wanted - set(steps))
