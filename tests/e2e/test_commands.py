@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -74,6 +76,7 @@ def ui(data: Path, unused_port: int) -> Iterator[str]:
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{unused_port}"
     deadline = time.monotonic() + 120
@@ -87,7 +90,12 @@ def ui(data: Path, unused_port: int) -> Iterator[str]:
             time.sleep(0.5)
     yield address
     process.terminate()
-    process.wait(60)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        # Dagster waits for its servers one after the other, which a loaded machine can make long
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture
