@@ -282,10 +282,12 @@ class Trading(RuleBasedStateMachine):
         known = self.ledger.orders([order.client_order_id for order in mine])
         for order in mine:
             assert known[order.client_order_id].filled_quantity == order.filled_qty
+        there = {order.client_order_id for order in mine}
         for ours in self.ledger.open_orders("main"):
-            sent = [order for order in mine if order.client_order_id == ours.client_order_id]
-            assert len(sent) == (ours.state not in (OrderState.PLANNED, OrderState.SUBMITTED, OrderState.UNCONFIRMED))\
-                or len(sent) <= 1  # fmt: skip
+            if ours.state is OrderState.PLANNED:
+                assert ours.client_order_id not in there
+            elif ours.state in (OrderState.ACCEPTED, OrderState.PARTIALLY_FILLED):
+                assert ours.client_order_id in there
         assert len({order.client_order_id for order in mine}) == len(mine)
 
     # -- helpers ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 
-from tests.servers.faults import server_error
+from tests.servers.faults import forbidden, server_error
 from trading_dagster.execution.gates import Gate
 from trading_dagster.execution.halts import Cause
 from trading_dagster.execution.lease import this_process
@@ -173,6 +173,21 @@ def test_orders_that_were_sent_are_told_when_the_look_afterwards_fails(paper, se
     trades = paper.trade(AAA=0.5)
     assert len(paper.accepted) == 1
     assert (trades.planned, trades.submitted) == (1, 1)
+
+
+def test_buys_wait_where_their_room_cannot_be_looked_at(paper, server):
+    """One sale goes, one is refused, and then the account cannot be read: what went is told, the buy is kept."""
+    paper.trade(AAA=0.3, BBB=0.3)
+    paper.next_day()
+    server.faults.add(forbidden(), method="POST", symbol="BBB")
+    server.faults.add(server_error(), always=True, path="/account", where=lambda _: len(server.submissions) > 2)
+    before = len(paper.accepted)
+    trades = paper.trade(CCC=0.3)
+    assert (trades.planned, trades.submitted, len(paper.accepted) - before) == (3, 1, 1)
+    assert any("the buys wait until the broker answers" in text for text in trades.unsettled)
+    server.faults.clear()
+    again = paper.trade(CCC=0.3)
+    assert (again.planned, again.submitted, again.unsettled) == (0, 1, ())
 
 
 def test_posts_that_always_fail_halt_after_three_orders(paper, server):

@@ -225,6 +225,19 @@ def test_cash_within_the_tolerance(opened, server, cents):
     assert opened.reconcile().matched
 
 
+def test_an_order_that_comes_after_it_was_cancelled_unseen_is_a_difference(opened):
+    """Its answer was lost, the broker did not have it, an operator cancelled it; and then it came."""
+    order = opened.intent("AAA", "10")
+    opened.commit(order)
+    opened.ledger.claim(order.client_order_id, opened.submitter().lease)
+    opened.ledger.record_state(order.client_order_id, OrderState.CANCELLED, "the broker never got it")
+    assert opened.reconcile().matched
+    opened.broker.submit(order, lambda: None)
+    assert opened.reconcile().differences == (
+        f"order {order.client_order_id} is accepted at the broker, and cancelled in the ledger",
+    )
+
+
 def test_shares_that_nothing_explains(opened, server):
     opened.send_and_fill("AAA", "10")
     opened.reconcile()

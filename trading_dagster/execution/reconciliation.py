@@ -177,7 +177,9 @@ def _read_orders(  # noqa: C901  # one order's fates, which read worse apart
         elif order.payload != ours.payload:
             ghosts.append(f"order {identity} asks for something else at the broker than in the ledger")
         elif ours.state in TERMINAL_STATES and order.state not in TERMINAL_STATES:
-            if ours.state in (OrderState.REJECTED, OrderState.EXPIRED) and not ours.broker_order_id:
+            # it was given up as one that the broker never got, and came after all; with the broker's name on it,
+            # it is old news of an order that has ended
+            if not ours.broker_order_id:
                 ghosts.append(f"order {identity} is {order.state} at the broker, and {ours.state} in the ledger")
         elif (order.state, order.filled_quantity) != (ours.state, ours.filled_quantity) or not ours.broker_order_id:
             ledger.record_broker_order(order)

@@ -170,7 +170,7 @@ def observe(desk: Desk, market: MarketSession) -> Reconciliation:
     return found
 
 
-def protect(desk: Desk, found: Reconciliation, now: EquityPoint | None = None) -> Refusal | None:
+def protect(desk: Desk, found: Reconciliation, now: EquityPoint | None = None) -> None:
     """Halt on a difference between ledger and broker, or on a loss; gains never halt.
 
     Parameters
@@ -184,7 +184,6 @@ def protect(desk: Desk, found: Reconciliation, now: EquityPoint | None = None) -
         halt_automatically(desk, Cause(refusal.gate.value), refusal.detail)
     if not found.matched:
         halt_automatically(desk, Cause.RECONCILIATION, "; ".join(found.differences))
-    return refusal
 
 
 def with_now(points: Sequence[EquityPoint], now: EquityPoint) -> list[EquityPoint]:
@@ -363,9 +362,7 @@ def _submit(desk: Desk, market: MarketSession, wish: Wish, lease: Lease, run_id:
     submitter = desk.submitter(lease)
     sent = _bring(desk, submitter, _waiting(desk, market.session, Side.SELL))
     if not sent.unsettled and not sent.refusals:
-        held_back = _without_their_sales(desk, market, wish)
-        after = _bring(desk, submitter, _waiting(desk, market.session, Side.BUY))
-        sent = replace(after, refusals=(*held_back, *after.refusals))
+        sent = _bring_buys(desk, market, wish, submitter)
     unsettled = list(sent.unsettled)
     unsettled += [
         f"{order.client_order_id}: waits until the sales are known to be at the broker"
@@ -376,6 +373,17 @@ def _submit(desk: Desk, market: MarketSession, wish: Wish, lease: Lease, run_id:
         unsettled += _observe_afterwards(desk, market.session)
     desk.ledger.record_refusals(desk.strategy, market.session, sent.refusals, run_id)
     return SessionTrades(0, submitter.sent, False, sent.refusals, tuple(unsettled))
+
+
+def _bring_buys(desk: Desk, market: MarketSession, wish: Wish, submitter: Submitter) -> SessionTrades:
+    """Bring the buys that the sales leave room for."""
+    try:
+        held_back = _without_their_sales(desk, market, wish)
+    except BrokerError as error:
+        _count_error(desk, str(error))
+        return SessionTrades(0, 0, False, (), (f"the buys wait until the broker answers: {error}",))
+    after = _bring(desk, submitter, _waiting(desk, market.session, Side.BUY))
+    return replace(after, refusals=(*held_back, *after.refusals))
 
 
 def _waiting(desk: Desk, session: date, side: Side) -> list[Order]:
@@ -450,8 +458,6 @@ def _counting_errors(desk: Desk) -> Iterator[None]:
     """Count failures of the broker, and halt when there are too many in a row."""
     try:
         yield
-    except ConflictError:
-        raise  # the broker works; what it has is wrong
     except BrokerError as error:
         _count_error(desk, str(error))
         raise
