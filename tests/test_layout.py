@@ -18,8 +18,8 @@ SOURCES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for pat
 
 BASE = frozenset({"policy", "calendar", "settings", "endpoints", "code_version"})
 LOGIC = frozenset({"quant", "execution", "resources"})
-STAGES = frozenset({"assets", "checks", "jobs", "operator_jobs", "schedules", "sensors"})
-TOP = frozenset({"definitions", "cli", "operator_cli"})
+STAGES = frozenset({"assets", "checks", "jobs", "operator_jobs", "maintenance_jobs", "schedules", "sensors"})
+TOP = frozenset({"definitions", "cli", "operator_cli", "maintenance_cli"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "policy": frozenset(),
@@ -33,12 +33,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "jobs": LOGIC | BASE | {"checks"},  # which checks a job runs
     "checks": LOGIC | BASE | {"checks"},
     "operator_jobs": LOGIC | BASE,
-    "schedules": LOGIC | BASE | {"jobs", "operator_jobs"},
+    "maintenance_jobs": LOGIC | BASE,
+    "schedules": LOGIC | BASE | {"jobs", "operator_jobs", "maintenance_jobs"},
     "sensors": LOGIC | BASE | {"jobs"},
     "assets": LOGIC | BASE | {"assets", "checks"},
     "definitions": STAGES | LOGIC | BASE,
     "cli": TOP | STAGES | LOGIC | BASE,
     "operator_cli": TOP | LOGIC | BASE,
+    "maintenance_cli": TOP | LOGIC | BASE,
     "__init__": frozenset(),
 }
 """What each room of the package may import of the project."""

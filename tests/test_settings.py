@@ -349,3 +349,18 @@ def test_ledger_url_that_cannot_be_read_is_told_without_it(
 def test_ledger_url_that_can_be_read_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("TRADING_LEDGER_URL", url)
     assert load_settings().resolved_ledger_url == url
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in known_variables():
+        monkeypatch.setenv(name, "")
+    settings = load_settings()
+    assert settings.limit_position_weight is None
+    assert settings.retention_days is None
+    assert set(settings.universe) == SAMPLE
+
+
+def test_celery_needs_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADING_EXECUTOR", "celery")
+    with pytest.raises(SettingsError, match="TRADING_CELERY_BROKER"):
+        load_settings()

@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from trading_dagster.operator_cli import COMMANDS
+from trading_dagster import maintenance_cli, operator_cli
 from trading_dagster.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main() -> None:
     """Daily trading pipeline: run sessions, read their results, and operate what trades."""
 
 
-for command in COMMANDS:
+for command in (*operator_cli.COMMANDS, *maintenance_cli.COMMANDS):
     main.add_command(command)
 
 

@@ -30,7 +30,7 @@ MARKET_SYMBOL = "MARKET"
 
 SECRET = {
     "ALPACA_API_KEY", "ALPACA_SECRET_KEY", "ALPACA_ENDPOINT", "ALPACA_DATA_ENDPOINT", "YAHOO_ENDPOINT",
-    "TRADING_LEDGER_URL", "TRADING_TABLES_URI",
+    "TRADING_LEDGER_URL", "TRADING_TABLES_URI", "TRADING_CELERY_BROKER",
 }  # fmt: skip
 """Variables whose values may hold keys or passwords, and are not repeated in messages."""
 
@@ -46,7 +46,14 @@ def _variable(name: str) -> AliasChoices:
 class Settings(BaseSettings):
     """What the environment says; the field's alias is the variable's name."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        # Compose passes on every variable, and those that nobody set as empty ones
+        env_ignore_empty=True,
+    )
 
     data_dir: Path = Field(Path(".trading"), validation_alias=_variable("TRADING_DATA_DIR"))
     tables_uri: str = Field("", validation_alias=_variable("TRADING_TABLES_URI"), repr=False)
@@ -137,6 +144,19 @@ class Settings(BaseSettings):
     risk_aversion: float = Field(3.0, gt=0, validation_alias=_variable("TRADING_RISK_AVERSION"))
     no_trade_band: float = Field(0.01, ge=0, lt=1, validation_alias=_variable("TRADING_NO_TRADE_BAND"))
 
+    executor: Literal["in_process", "multiprocess", "docker", "celery"] = Field(
+        "in_process",
+        validation_alias=_variable("TRADING_EXECUTOR"),
+        description="Where the steps of the research jobs run; the daily job's always run in its own process.",
+    )
+    celery_broker: str = Field("", validation_alias=_variable("TRADING_CELERY_BROKER"), repr=False)
+
+    backup_dir: Path | None = Field(None, validation_alias=_variable("TRADING_BACKUP_DIR"))
+    backups_kept: int = Field(14, ge=1, validation_alias=_variable("TRADING_BACKUPS_KEPT"))
+    retention_days: int | None = Field(
+        None, ge=7, validation_alias=_variable("TRADING_RETENTION_DAYS"), description="Unset: nothing is ever removed."
+    )
+
     @field_validator("universe", mode="before")
     @classmethod
     def _read_universe(cls, value: object) -> object:
@@ -185,6 +205,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"TRADING_LIMIT_GROSS is {self.limit_gross}, below TRADING_MAX_GROSS of {self.max_gross}: what is "
                 "allocated would be refused; raise the one, or lower the other"
+            )
+        if self.executor == "celery" and not self.celery_broker:
+            raise ValueError(
+                "TRADING_EXECUTOR=celery needs TRADING_CELERY_BROKER, the queue's URL, such as redis://redis:6379/0"
             )
         if self.broker == "alpaca" and self.calendar != "XNYS":
             raise ValueError(
