@@ -30,13 +30,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "quant": frozenset({"policy", "quant"}),
     "execution": LOGIC | BASE,
     "resources": LOGIC | BASE,
-    "jobs": LOGIC | BASE | {"checks"},  # which checks a job runs
+    "executors": frozenset({"settings"}),
+    "celery_worker": frozenset({"settings", "executors"}),
+    "jobs": LOGIC | BASE | {"checks", "executors"},  # which checks a job runs, and where
     "checks": LOGIC | BASE | {"checks"},
-    "operator_jobs": LOGIC | BASE,
+    "operator_jobs": LOGIC | BASE | {"executors"},
     "maintenance_jobs": LOGIC | BASE,
     "schedules": LOGIC | BASE | {"jobs", "operator_jobs", "maintenance_jobs"},
     "sensors": LOGIC | BASE | {"jobs"},
-    "assets": LOGIC | BASE | {"assets", "checks"},
+    "assets": LOGIC | BASE | {"assets", "checks", "executors"},
     "definitions": STAGES | LOGIC | BASE,
     "cli": TOP | STAGES | LOGIC | BASE,
     "operator_cli": TOP | LOGIC | BASE,

@@ -7,6 +7,7 @@ import dagster as dg
 
 from trading_dagster.calendar import session_calendar
 from trading_dagster.checks.freshness import CHECK_NAME, WATCHED
+from trading_dagster.executors import EXECUTION_LANE, RESEARCH_LANE, research_executor
 from trading_dagster.resources.quarantine import release
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import load_settings
@@ -16,14 +17,18 @@ FRESHNESS_CHECKS = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(asset
 DAILY_ASSETS = dg.AssetSelection.tag("cadence", "daily") - FRESHNESS_CHECKS
 MONTHLY_ASSETS = dg.AssetSelection.tag("cadence", "monthly")
 
+# a job must know its executor when the module is imported
+RESEARCH_EXECUTOR = research_executor(load_settings())
+
 daily_job = dg.define_asset_job(
     "daily",
     selection=DAILY_ASSETS,
-    # a process a step would take ten times as long: each imports everything again
+    # Always in one process, whatever the research jobs do. A process a step takes several times as long: each imports
+    # everything again. And what trades has one process that lives or dies: the lease's holder.
     executor_def=dg.in_process_executor,
     description="All daily stages of one session or a range, from bars to paper orders.",
     # an execution that failed is looked at by a person, never repeated by the machine
-    tags={"dagster/max_retries": "0"},
+    tags={"dagster/max_retries": "0", **EXECUTION_LANE},
 )
 
 fetch_job = dg.define_asset_job(
@@ -36,15 +41,17 @@ fetch_job = dg.define_asset_job(
 training_job = dg.define_asset_job(
     "training",
     selection=MONTHLY_ASSETS,
-    executor_def=dg.in_process_executor,
+    executor_def=RESEARCH_EXECUTOR,
     description="The month's models, fitted on what was known before its first session.",
+    tags=RESEARCH_LANE,
 )
 
 research_backfill_job = dg.define_asset_job(
     "research_backfill",
     selection=DAILY_ASSETS - dg.AssetSelection.assets("orders"),
-    executor_def=dg.in_process_executor,
+    executor_def=RESEARCH_EXECUTOR,
     description="All daily stages but the orders: past sessions are studied, not traded.",
+    tags=RESEARCH_LANE,
 )
 
 freshness_job = dg.define_asset_job(

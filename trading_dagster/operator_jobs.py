@@ -3,12 +3,13 @@
 Belongs here: config and what the UI shows of a result. What each does is in `execution.operations`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from trading_dagster.execution.trading_session import Desk
+from trading_dagster.executors import EXECUTION_LANE
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
@@ -206,15 +207,24 @@ def _show(context: dg.OpExecutionContext, text: str, plain: Any, failure: str = 
     context.add_output_metadata(shown)
 
 
-def _job(name: str, op: Any, description: str) -> dg.JobDefinition:
-    @dg.job(name=name, description=description, executor_def=dg.in_process_executor, tags=NO_RETRIES)
+def _job(name: str, op: Any, description: str, lane: Mapping[str, str] | None = None) -> dg.JobDefinition:
+    tags = {**NO_RETRIES, **(lane or {})}
+
+    # in one process: an operator who halts does not wait for another one to start
+    @dg.job(name=name, description=description, executor_def=dg.in_process_executor, tags=tags)
     def job() -> None:
         op()
 
     return job
 
 
-reconcile_job = _job("reconcile", reconcile_account, "Compare ledger and broker; the same as `trading reconcile`.")
+reconcile_job = _job(
+    "reconcile",
+    reconcile_account,
+    "Compare ledger and broker; the same as `trading reconcile`.",
+    # beside a run that is sending orders it would see half of them; all the others must never wait behind a run
+    EXECUTION_LANE,
+)
 
 OPERATOR_JOBS: Sequence[dg.JobDefinition] = [
     _job("status", show_status, "Where the strategy stands; the same as `trading status`."),

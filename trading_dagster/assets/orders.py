@@ -22,6 +22,7 @@ from trading_dagster.assets._stage import (
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.gates import check_gates, gates_spec
 from trading_dagster.execution.trading_session import Desk, SessionTrades, Wish, observe, trade_session
+from trading_dagster.executors import EXECUTION_POOL
 from trading_dagster.quant.performance import equal_weight_buy_and_hold
 from trading_dagster.quant.prices import PriceHistory
 from trading_dagster.settings import Settings
@@ -43,7 +44,9 @@ UPSTREAM = (
             "the ledger is the truth. Gates hold orders back by name: see the check `gates`."
         ),
         checks=[gates_spec()],
-    )
+    ),
+    # one run that trades at a time, also where it is this asset alone that somebody chose in the UI
+    pool=EXECUTION_POOL,
 )
 def orders(
     context: dg.AssetExecutionContext,
