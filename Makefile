@@ -12,13 +12,20 @@ export DAGSTER_DISABLE_TELEMETRY ?= 1
 FROM ?= 2022-10-04
 TO ?= 2022-12-28
 
-.PHONY: help run ui test test-e2e lint format bench lock clean
+# an engine without buildx has the older builder alone
+export DOCKER_BUILDKIT ?= $(shell docker buildx version >/dev/null 2>&1 && echo 1 || echo 0)
+DOCKER_SOCKET ?= /var/run/docker.sock
+IMAGE := trading-dagster:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: help run ui test test-e2e lint format bench lock clean docker-build docker-up docker-down docker-test
 
 help:
 	@echo "make run       run the pipeline over the sample's last 60 sessions (FROM=, TO= to change)"
 	@echo "make ui        the Dagster UI on http://127.0.0.1:3000"
 	@echo "make test      fast tests;  make test-e2e   whole-system tests;  make lint   ruff and mypy"
 	@echo "make bench     measurements;  make lock   resolve dependencies again"
+	@echo "make docker-up an installation in containers: docs/deployment.md;  make docker-down  stop it, data stays"
+	@echo "make docker-test  its tests, in an installation of their own"
 
 run: .venv/.run
 	@$(BIN)/trading run --from $(FROM) --to $(TO)
@@ -49,6 +56,31 @@ lock: .venv/.uv
 		--quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile pyproject.toml --extra dev --constraint requirements.lock --universal --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements-dev.lock
+
+docker-build:
+	docker build --quiet --tag $(IMAGE) .
+
+docker-up: .env backups docker-build
+	docker compose up --detach --wait --no-build
+	@echo "up: http://127.0.0.1:$$(docker compose port webserver 3000 | cut -d: -f2), and docker compose ps"
+
+docker-down:
+	docker compose --profile '*' down
+
+docker-test: .venv/.dev docker-build
+	$(BIN)/pytest -m docker -v --durations=15
+
+# what Compose cannot find out by itself: a password for the database, and who may use the engine's socket
+.env:
+	@umask 077; { echo "POSTGRES_PASSWORD=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')"; \
+	  echo "DOCKER_GROUP=$$(stat -c %g $(DOCKER_SOCKET))"; } > $@
+	@echo "wrote .env, with a password for the database: keep a copy, a backup is restored without it but not the volume"
+
+# the containers write to it as user 1000
+backups:
+	@mkdir -m 770 $@
+	@[ "$$(stat -c %u $@)" = 1000 ] || chown 1000:1000 $@ || \
+	  { rmdir $@; echo "make the folder for backups by hand: sudo install -d -o 1000 -g 1000 -m 770 $@" >&2; exit 1; }
 
 clean:
 	rm -rf .venv
