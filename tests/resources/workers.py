@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -18,7 +18,7 @@ from trading_dagster.resources.sql_ledger import SqlLedger
 from trading_dagster.resources.tables import Tables
 
 from .books import fill, movement, open_books, order
-from .rows import allocation_rows
+from .rows import allocation_rows, bar_rows
 
 WORKERS = 3
 _barrier: Barrier
@@ -56,6 +56,25 @@ def replace_own_partition(worker: int, uri: str, days: list[date], weight: float
     except Exception as error:  # noqa: BLE001  # whatever it is, the test shows it
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def write_or_tidy(worker: int, uri: str, rounds: int) -> list[str]:
+    """One process replaces partitions, one adds revisions, and one tidies both tables; the answer are the errors."""
+    tables, problems = Tables(uri), []
+    for number in range(rounds):
+        day = date(2020, 1, 2 + number)
+        try:
+            if worker == 0:
+                tables.replace("allocation", allocation_rows([day], 0.5), day, day)
+            elif worker == 1:
+                known_at = datetime(2020, 2, 1, tzinfo=UTC)
+                tables.add_revisions("bars", bar_rows(day, {"AAA": 11.0}, known_at))
+            else:
+                tables.tidy("allocation", timedelta(days=7), many=2)
+                tables.tidy("bars", timedelta(days=7), many=2)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test shows it
+            problems.append(f"{type(error).__name__}: {error}")
+    return problems
 
 
 def open_ledger(worker: int, url: str) -> list[str]:

@@ -7,8 +7,7 @@ Does not belong here: Dagster (see `io_manager`) and the meaning of columns (see
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
-from pathlib import Path
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,25 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSelector, FileType, PyFileSystem
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from trading_dagster.resources.schemas import DATE, NUMBER, TABLES, TableSchema
 
 VERSION = "delta_version"
 """Key in a frame's `attrs` with the Delta version that it was read at."""
+
+
+SMALL, MANY = 32 * 2**20, 32
+"""Files below so many bytes are small, and merged once there are so many of them.
+
+Merging at every append would write a table anew each day, and keep each of those copies as long as the retention; a
+file that has grown beyond `SMALL` is not touched any more.
+"""
+
+UNTOUCHED = {"delta.enableExpiredLogCleanup": "false"}
+"""Delta would remove log entries after 30 days by itself, and with them the versions that can be read."""
 
 
 class TableError(ValueError):
@@ -45,6 +57,48 @@ class Written:
     rows: int
     changed: int
     version: int
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What a tidying did; it changes no row.
+
+    Attributes
+    ----------
+    files : int
+        Files that hold the table's rows, after it.
+    merged : int
+        Small files that were merged into fewer.
+    removed : int
+        Files that no version inside the retention needs any more, and that are gone.
+    log_entries : int
+        Entries and checkpoints of the table's log that are gone.
+    bytes : int
+        Of what is gone.
+    """
+
+    files: int = 0
+    merged: int = 0
+    removed: int = 0
+    log_entries: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a table is stored.
+
+    Attributes
+    ----------
+    newest : Timestamp or None
+        Newest partition; None without rows.
+    files, bytes : int
+        That hold the rows of the newest version.
+    """
+
+    newest: pd.Timestamp | None
+    files: int
+    bytes: int
 
 
 class Tables:
@@ -123,11 +177,18 @@ class Tables:
 
     def last_partition(self, name: str) -> pd.Timestamp | None:
         """Newest partition date of a table, from the files' statistics alone; None for a table without rows."""
+        found = self.storage(name)
+        return None if found is None else found.newest
+
+    def storage(self, name: str) -> Storage | None:
+        """How a table is stored, from its log alone; None for a table that does not exist."""
+        column = _schema(name).partition_column
         delta = self._open(name)
         if delta is None:
             return None
-        newest = [value for value in _statistic(delta, f"max.{_schema(name).partition_column}") if value is not None]
-        return pd.Timestamp(max(newest)).as_unit("us") if newest else None
+        newest = [value for value in _statistic(delta, f"max.{column}") if value is not None]
+        sizes = _statistic(delta, "size_bytes")
+        return Storage(pd.Timestamp(max(newest)).as_unit("us") if newest else None, len(sizes), sum(sizes))
 
     def replace(self, name: str, rows: pd.DataFrame, first: date, last: date) -> Written:
         """Make `rows` the rows of all partitions from `first` to `last`, in one transaction.
@@ -182,6 +243,40 @@ class Tables:
                     )
         return Written(len(new), len(fresh), self.version(name))
 
+    def tidy(self, name: str, keep: timedelta, *, many: int = MANY) -> Tidied:
+        """Merge small files, and remove what only versions older than `keep` need. No row changes.
+
+        Safe beside readers and writers: what another writer commits in between is looked at again, and files that
+        nobody has committed yet are younger than `keep`. Versions of the last `keep` can still be read.
+
+        Parameters
+        ----------
+        name : str
+        keep : timedelta
+            Whole hours.
+        many : int
+            Merge only so many small files or more.
+        """
+        _schema(name)
+        if self._open(name) is None:
+            return Tidied()
+        for attempt in _attempts():
+            with attempt:
+                self._keep_for(name, keep)
+        for attempt in _attempts():
+            with attempt:
+                merged = self._merge(name, many)
+        for attempt in _attempts():
+            with attempt:
+                removed = self._vacuum(name, keep)
+        for attempt in _attempts():
+            with attempt:
+                entries = self._shorten_log(name)
+        found = self.storage(name)
+        assert found is not None  # it was there, and nothing removes tables
+        gone = [*removed, *entries]
+        return Tidied(found.files, merged, len(removed), len(entries), sum(gone))
+
     def version(self, name: str) -> int:
         """Delta version of a table.
 
@@ -203,26 +298,76 @@ class Tables:
         bounds = [(column, ">=", _date(like[column].min())), (column, "<=", _date(like[column].max()))]
         return _timestamps(delta.to_pyarrow_table(filters=bounds).to_pandas(date_as_object=False), schema)
 
+    def _keep_for(self, name: str, keep: timedelta) -> None:
+        """Write the retention into the table, where other programs that tidy it find it, too."""
+        hours = f"interval {keep // timedelta(hours=1)} hours"
+        wanted = {"delta.logRetentionDuration": hours, "delta.deletedFileRetentionDuration": hours, **UNTOUCHED}
+        delta = self._opened(name)
+        if not wanted.items() <= delta.metadata().configuration.items():
+            delta.alter.set_table_properties(wanted)
+
+    def _merge(self, name: str, many: int) -> int:
+        """Merge the small files, if there are many, and return how many there were."""
+        delta = self._opened(name)
+        small = sum(size < SMALL for size in _statistic(delta, "size_bytes"))
+        if small < max(many, 2):
+            return 0
+        return int(delta.optimize.compact(target_size=SMALL)["numFilesRemoved"])
+
+    def _vacuum(self, name: str, keep: timedelta) -> list[int]:
+        """Remove files that versions older than `keep` alone need, and return the size of each."""
+        delta = self._opened(name)
+        hours = keep // timedelta(hours=1)
+        # `full`: those of writers that were killed, too, which no log knows
+        if not delta.vacuum(hours, dry_run=True, full=True):
+            return []  # it would write two versions to say that it did nothing
+        sizes = _sizes(delta)
+        return [sizes[path] for path in delta.vacuum(hours, dry_run=False, full=True)]
+
+    def _shorten_log(self, name: str) -> list[int]:
+        """Write a checkpoint, remove older log entries than the table says, and return the size of each."""
+        delta = self._opened(name)
+        before = _sizes(delta, "_delta_log")
+        if f"_delta_log/{delta.version():020d}.checkpoint.parquet" not in before:
+            delta.create_checkpoint()
+        delta.cleanup_metadata()
+        after = _sizes(delta, "_delta_log")
+        return [size for path, size in before.items() if path not in after]
+
+    def _opened(self, name: str) -> DeltaTable:
+        """Open a table that is there."""
+        return DeltaTable(self._path(name))
+
     def _open_or_create(self, schema: TableSchema) -> DeltaTable:
         """Open a table to write into it.
 
         An empty one is made first, so that even the first write replaces only its partitions. One of an earlier
         version of the program gets the columns that it lacks.
         """
-        delta = self._open(schema.name) or DeltaTable.create(self._path(schema.name), schema.arrow, mode="ignore")
+        delta = self._open(schema.name) or DeltaTable.create(
+            self._path(schema.name), schema.arrow, mode="ignore", configuration=UNTOUCHED
+        )
         missing = _missing(delta, schema)
         if missing:
             delta.alter.add_columns([Field.from_arrow(schema.arrow.field(name)) for name in missing])
         return delta
 
     def _path(self, name: str) -> str:
-        if "://" not in self.uri:
-            Path(self.uri).mkdir(parents=True, exist_ok=True)
         return f"{self.uri}/{name}"
 
     def _open(self, name: str) -> DeltaTable | None:
         path = self._path(name)
         return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+
+
+def _sizes(delta: DeltaTable, folder: str = "") -> dict[str, int]:
+    """Size of every file below a table's folder, by its path from there."""
+    files = PyFileSystem(DeltaStorageHandler.from_table(delta._table))
+    return {
+        info.path: info.size
+        for info in files.get_file_info(FileSelector(folder, recursive=True))
+        if info.type == FileType.File
+    }
 
 
 def _statistic(delta: DeltaTable, name: str) -> list[Any]:
