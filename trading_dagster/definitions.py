@@ -20,6 +20,7 @@ from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.freshness import build_freshness_checks
 from trading_dagster.execution.trading_session import Desk
 from trading_dagster.jobs import ALL_JOBS
+from trading_dagster.maintenance_jobs import MAINTENANCE_JOBS
 from trading_dagster.operator_jobs import OPERATOR_JOBS
 from trading_dagster.resources.alpaca_source import AlpacaSource
 from trading_dagster.resources.files_source import FilesSource
@@ -97,13 +98,14 @@ def build_definitions(
     resource_overrides : mapping, optional
         Resources that replace those built from the settings, for tests.
     """
-    resources = build_resources(settings or load_settings())
+    settings = settings or load_settings()
+    resources = build_resources(settings)
     return dg.Definitions(
         assets=ASSETS,
         asset_checks=build_freshness_checks(CALENDAR),
         resources={**resources, **(resource_overrides or {})},
-        jobs=[*ALL_JOBS, *OPERATOR_JOBS],
-        schedules=build_schedules(CALENDAR),
+        jobs=[*ALL_JOBS, *OPERATOR_JOBS, *MAINTENANCE_JOBS],
+        schedules=build_schedules(CALENDAR, settings),
         sensors=[build_missed_session_sensor(CALENDAR)],
         executor=dg.in_process_executor,
     )

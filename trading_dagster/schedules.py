@@ -8,17 +8,24 @@ import pandas as pd
 from trading_dagster.calendar import SessionCalendar, SessionError, month_key
 from trading_dagster.execution.trading_session import Desk
 from trading_dagster.jobs import daily_job, freshness_job, training_job
+from trading_dagster.maintenance_jobs import backup_job
 from trading_dagster.operator_jobs import reconcile_job
 from trading_dagster.resources.market_data import MarketDataSource
+from trading_dagster.settings import Settings
 
 AFTER_CLOSE = pd.Timedelta(hours=2)
 """How long after a close the account is still looked at: brokers post late."""
 
 
-def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition]:
+def build_schedules(calendar: SessionCalendar, settings: Settings | None = None) -> Sequence[dg.ScheduleDefinition]:
     """Build the schedules in the exchange's time zone.
 
     Dagster's own schedule of a partitioned job would run Friday's key on Saturday, and a key on holidays.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        Say which schedules are on from the start; without them, none is.
     """
     hour, minute = calendar.evening()
 
@@ -68,7 +75,13 @@ def build_schedules(calendar: SessionCalendar) -> Sequence[dg.ScheduleDefinition
         description="Every hour: is the newest session there that should be?",
     )
 
-    return [daily_schedule, training_schedule, freshness_schedule, _reconcile_schedule(calendar)]
+    return [
+        daily_schedule,
+        training_schedule,
+        freshness_schedule,
+        _reconcile_schedule(calendar),
+        _backup_schedule(calendar, settings),
+    ]
 
 
 def _reconcile_schedule(calendar: SessionCalendar) -> dg.ScheduleDefinition:
@@ -96,3 +109,25 @@ def _reconcile_schedule(calendar: SessionCalendar) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=f"{now:%Y-%m-%d %H:%M}")
 
     return reconcile_schedule
+
+
+def _backup_schedule(calendar: SessionCalendar, settings: Settings | None) -> dg.ScheduleDefinition:
+    wanted = settings is not None and settings.backup_dir is not None
+
+    @dg.schedule(
+        name="backup_schedule",
+        job=backup_job,
+        cron_schedule="0 20 * * *",
+        execution_timezone=calendar.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING if wanted else dg.DefaultScheduleStatus.STOPPED,
+        description="Every day at 20:00 exchange time; on from the start where TRADING_BACKUP_DIR is set.",
+    )
+    def backup_schedule(
+        context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        if settings.backup_dir is None:
+            return dg.SkipReason("there is no place for a backup; set TRADING_BACKUP_DIR")
+        now = pd.Timestamp(context.scheduled_execution_time).tz_convert(calendar.timezone)
+        return dg.RunRequest(run_key=f"{now:%Y-%m-%d}")
+
+    return backup_schedule

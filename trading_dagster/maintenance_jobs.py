@@ -1,0 +1,53 @@
+"""Looking after an installation as Dagster jobs: what the commands of `trading` do, on a schedule.
+
+Belongs here: what the UI shows of a result. What each does is in `resources`.
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from trading_dagster.settings import Settings
+
+MAINTENANCE = {"dagster/max_retries": "0", "trading/lane": "maintenance"}
+
+
+@dg.op(description="Write Dagster's storage, logs, tables and ledger into a new folder.")
+def write_backup(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    """Back up."""
+    from trading_dagster.resources.backup import make_backup
+    from trading_dagster.resources.backup_files import BackupError, BackupRefusedError
+    from trading_dagster.resources.installation import find_installation
+
+    if settings.backup_dir is None:
+        raise dg.Failure("TRADING_BACKUP_DIR is not set: there is no place for a backup", allow_retries=False)
+    try:
+        done = make_backup(find_installation(settings, context.instance), settings.backup_dir, settings.backups_kept)
+    except (BackupError, BackupRefusedError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    context.log.info(str(done))
+    context.add_output_metadata(
+        {
+            "folder": str(done.folder),
+            "bytes": done.bytes,
+            "seconds": done.seconds,
+            "tables": dg.MetadataValue.json(done.tables),
+            "ledger_rows": done.ledger_rows,
+            "runs": done.runs,
+            "removed": dg.MetadataValue.json(list(done.removed)),
+        }
+    )
+
+
+@dg.job(
+    name="backup",
+    executor_def=dg.in_process_executor,
+    tags=MAINTENANCE,
+    description="Back up into TRADING_BACKUP_DIR; the same as `trading backup`.",
+)
+def backup_job() -> None:
+    """Back up."""
+    write_backup()
+
+
+MAINTENANCE_JOBS: Sequence[dg.JobDefinition] = [backup_job]
