@@ -181,14 +181,18 @@ def _user_errors() -> Iterator[None]:
         sys.exit(WRONG_USE)
 
 
+def dagster_home(settings: Settings) -> Path:
+    """Dagster's home: the user's, or one beside the data; it need not be there yet."""
+    return Path(os.environ.setdefault("DAGSTER_HOME", str(settings.data_dir.absolute() / "dagster")))
+
+
 def _prepare_home(settings: Settings) -> None:
     """Give Dagster a home that lasts, unless the user has chosen one."""
-    ours = settings.data_dir.absolute() / "dagster"
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(ours)))
+    home = dagster_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     # a home elsewhere is the user's, and so is its configuration
-    if home == ours and not config.exists():
+    if home == settings.data_dir.absolute() / "dagster" and not config.exists():
         config.write_text(INSTANCE_SETTINGS, encoding="utf-8")
 
 

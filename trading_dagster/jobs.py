@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 
 from trading_dagster.calendar import session_calendar
-from trading_dagster.checks.freshness import CHECK_NAME, WATCHED
+from trading_dagster.checks.freshness import CHECK_NAME
 from trading_dagster.executors import EXECUTION_LANE, RESEARCH_LANE, research_executor
+from trading_dagster.resources.freshness import WATCHED
 from trading_dagster.resources.quarantine import release
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import load_settings

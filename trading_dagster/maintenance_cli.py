@@ -6,7 +6,9 @@ Belongs here: options, exit codes, and how results are printed. What each does i
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +97,114 @@ def restore(folder: Path, operator: str) -> None:
         click.echo(str(restore_backup(folder, installation, open_instance, operator)))
 
 
-COMMANDS: Sequence[click.Command] = (migrate, backup, verify, restore)
+@click.command()
+@click.option("--days", type=int, help="Days to keep; TRADING_RETENTION_DAYS by default.")
+@as_json
+def retention(days: int | None, as_json: bool) -> None:
+    """Remove passing lines of old runs, and what only old versions of tables need; exits with 3 if not all was done."""
+    from trading_dagster.cli import dagster_instance
+    from trading_dagster.resources.retention import RetentionError, apply_retention, as_dict, as_text, days_to_keep
+    from trading_dagster.resources.tables import Tables
+
+    with _refusing(SettingsError, RetentionError):
+        settings = load_settings()
+        keep = days_to_keep(days, settings.retention_days)
+    with storage_errors(), dagster_instance(settings) as instance:
+        done = apply_retention(Tables(settings.resolved_tables_uri), instance, keep)
+    click.echo(json.dumps(as_dict(done), indent=2) if as_json else as_text(done))
+    sys.exit(NOT_AS_WANTED if done.problems else 0)
+
+
+@click.command("prune-containers")
+@click.option("--days", type=click.FloatRange(min=0), help="Days to keep; TRADING_RETENTION_DAYS by default.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with this label; repeatable.")
+@click.option("--every", type=click.FloatRange(min=0, min_open=True), metavar="HOURS", help="Go on until stopped.")
+@as_json
+def prune_containers(days: float | None, labels: tuple[str, ...], every: float | None, as_json: bool) -> None:
+    """Remove containers of runs that ended long ago, never one that runs; exits with 3 where one could not be removed.
+
+    An engine that does not answer is an error; with --every it is told, and asked again the next time.
+    """
+    from trading_dagster.resources.run_containers import EngineError, label_filters, prune
+    from trading_dagster.resources.service import stop_at_once
+
+    with _refusing(SettingsError, ValueError):
+        label_filters(labels)
+        keep = load_settings().retention_days if days is None else days
+    if keep is None:
+        raise click.UsageError("how many days are kept? give --days N, or set TRADING_RETENTION_DAYS")
+    if every is not None:
+        stop_at_once()
+    while True:
+        done = None
+        try:
+            done = prune(keep, labels)
+        except EngineError as error:
+            click.echo(f"error: {error}", err=True)
+        else:
+            click.echo(json.dumps(done.as_dict(), indent=None if every else 2) if as_json else str(done))
+        if every is None:
+            sys.exit(FAILED if done is None else NOT_AS_WANTED if done.problems else 0)
+        time.sleep(every * 3600)
+
+
+@click.command()
+@click.option("--port", default=9464, show_default=True, help="Port to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+def exporter(port: int, host: str) -> None:
+    """Give figures of the installation to Prometheus, until stopped; reads alone, and needs nothing to be there yet."""
+    from trading_dagster.calendar import SessionError, session_calendar
+    from trading_dagster.cli import dagster_home
+    from trading_dagster.code_version import code_version
+    from trading_dagster.definitions import build_resources
+    from trading_dagster.resources.exporter import TradingCollector, serve
+    from trading_dagster.resources.exporter_sources import sources
+    from trading_dagster.resources.service import stop_at_once
+
+    with _refusing(SettingsError, SessionError):
+        settings = load_settings()
+        calendar = session_calendar(settings.calendar)
+        last_session = build_resources(settings)["source"].last_session
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    info = {
+        "version": code_version(), "strategy": settings.strategy, "broker": settings.broker, "source": settings.source
+    }  # fmt: skip
+    collector = TradingCollector(sources(settings, calendar, dagster_home(settings), last_session), info)
+    stop_at_once()
+    try:
+        thread = serve(collector, host, port)
+    except OSError as error:
+        click.echo(f"error: {host}:{port} cannot be listened at: {error.strerror or error}", err=True)
+        sys.exit(FAILED)
+    click.echo(f"figures at http://{host}:{port}/metrics")
+    thread.join()
+
+
+COMMANDS: Sequence[click.Command] = (migrate, backup, verify, restore, retention, prune_containers, exporter)
+
+
+@contextmanager
+def _refusing(*mistakes: type[Exception]) -> Iterator[None]:
+    """Print what the user can mend in the command without a traceback, and exit."""
+    try:
+        yield
+    except mistakes as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(WRONG_USE)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Print that Dagster's storage cannot be used without a traceback, and exit."""
+    from dagster_postgres.utils import DagsterPostgresException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (DagsterPostgresException, SQLAlchemyError, OSError) as error:
+        told = " ".join(str(getattr(error, "orig", None) or error).split())
+        click.echo(f"error: Dagster's storage cannot be used: {told}", err=True)
+        sys.exit(FAILED)
 
 
 @contextmanager

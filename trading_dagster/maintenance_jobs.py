@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
 MAINTENANCE = {"dagster/max_retries": "0", "trading/lane": "maintenance"}
@@ -50,4 +51,52 @@ def backup_job() -> None:
     write_backup()
 
 
-MAINTENANCE_JOBS: Sequence[dg.JobDefinition] = [backup_job]
+class RetentionConfig(dg.Config):
+    """How much is kept.
+
+    Attributes
+    ----------
+    days : int or None
+        TRADING_RETENTION_DAYS where it is left out.
+    """
+
+    days: int | None = None
+
+
+@dg.op(description="Remove passing lines of old runs and what only old versions of tables need; merge small files.")
+def remove_what_is_old(
+    context: dg.OpExecutionContext,
+    config: RetentionConfig,
+    settings: dg.ResourceParam[Settings],
+    tables: dg.ResourceParam[Tables],
+) -> None:
+    """Hold the retention."""
+    from trading_dagster.resources.retention import RetentionError, apply_retention, as_dict, as_text, days_to_keep
+
+    try:
+        days = days_to_keep(config.days, settings.retention_days)
+    except RetentionError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    done = apply_retention(tables, context.instance, days)
+    context.log.info(as_text(done))
+    shown = {
+        "result": dg.MetadataValue.md(f"```\n{as_text(done)}\n```"),
+        "values": dg.MetadataValue.json(as_dict(done)),
+    }
+    if done.problems:
+        raise dg.Failure(f"not all was done: {'; '.join(done.problems)}", metadata=shown, allow_retries=False)
+    context.add_output_metadata(shown)
+
+
+@dg.job(
+    name="retention",
+    executor_def=dg.in_process_executor,
+    tags=MAINTENANCE,
+    description="Remove what is older than TRADING_RETENTION_DAYS; the same as `trading retention`.",
+)
+def retention_job() -> None:
+    """Hold the retention."""
+    remove_what_is_old()
+
+
+MAINTENANCE_JOBS: Sequence[dg.JobDefinition] = [backup_job, retention_job]

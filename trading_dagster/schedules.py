@@ -8,7 +8,7 @@ import pandas as pd
 from trading_dagster.calendar import SessionCalendar, SessionError, month_key
 from trading_dagster.execution.trading_session import Desk
 from trading_dagster.jobs import daily_job, freshness_job, training_job
-from trading_dagster.maintenance_jobs import backup_job
+from trading_dagster.maintenance_jobs import backup_job, retention_job
 from trading_dagster.operator_jobs import reconcile_job
 from trading_dagster.resources.market_data import MarketDataSource
 from trading_dagster.settings import Settings
@@ -81,6 +81,7 @@ def build_schedules(calendar: SessionCalendar, settings: Settings | None = None)
         freshness_schedule,
         _reconcile_schedule(calendar),
         _backup_schedule(calendar, settings),
+        _retention_schedule(calendar, settings),
     ]
 
 
@@ -131,3 +132,25 @@ def _backup_schedule(calendar: SessionCalendar, settings: Settings | None) -> dg
         return dg.RunRequest(run_key=f"{now:%Y-%m-%d}")
 
     return backup_schedule
+
+
+def _retention_schedule(calendar: SessionCalendar, settings: Settings | None) -> dg.ScheduleDefinition:
+    wanted = settings is not None and settings.retention_days is not None
+
+    @dg.schedule(
+        name="retention_schedule",
+        job=retention_job,
+        cron_schedule="0 3 * * *",
+        execution_timezone=calendar.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING if wanted else dg.DefaultScheduleStatus.STOPPED,
+        description="Every day at 03:00 exchange time; on from the start where TRADING_RETENTION_DAYS is set.",
+    )
+    def retention_schedule(
+        context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        if settings.retention_days is None:
+            return dg.SkipReason("nothing is ever removed; to change that, set TRADING_RETENTION_DAYS")
+        now = pd.Timestamp(context.scheduled_execution_time).tz_convert(calendar.timezone)
+        return dg.RunRequest(run_key=f"{now:%Y-%m-%d}")
+
+    return retention_schedule

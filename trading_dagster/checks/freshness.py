@@ -9,31 +9,16 @@ import dagster as dg
 import pandas as pd
 
 from trading_dagster.calendar import SessionCalendar
+from trading_dagster.resources.freshness import GRACE, WATCHED, due_by, sessions_behind
 from trading_dagster.resources.market_data import MarketDataSource
 from trading_dagster.resources.tables import Tables
 
 CHECK_NAME = "up_to_date"
 
-GRACE = pd.Timedelta(hours=4)
-"""Time after a close in which its session need not be there yet: the evening run begins an hour or two after it."""
-
-WATCHED = ("bars", "signals")
-"""What comes in and what is decided; what lies between is there if the latter is. Orders there need not be any."""
-
 
 def due_session(calendar: SessionCalendar, now: datetime, source: MarketDataSource) -> pd.Timestamp:
-    """Newest session that should be there: closed for longer than `GRACE`, and not after the source's end."""
-    newest = calendar.last_closed((pd.Timestamp(now) - GRACE).to_pydatetime())
-    if source.last_session is not None and newest.date() > source.last_session:
-        return calendar.sessions[calendar.sessions.searchsorted(pd.Timestamp(source.last_session), side="right") - 1]
-    return newest
-
-
-def sessions_behind(stored: pd.Timestamp | None, due: pd.Timestamp, calendar: SessionCalendar) -> int:
-    """Count the sessions after the newest stored one up to the one that is due."""
-    before = calendar.sessions[0] - pd.Timedelta(days=1)
-    # the evening run may have stored a session that is not due yet
-    return max(calendar.count_after(before if stored is None else stored, due), 0)
+    """Newest session that should be there, given where the source ends."""
+    return due_by(calendar, now, source.last_session)
 
 
 def build_freshness_checks(calendar: SessionCalendar) -> list[dg.AssetChecksDefinition]:

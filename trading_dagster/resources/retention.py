@@ -125,12 +125,14 @@ def days_to_keep(asked: int | None, setting: int | None) -> int:
 
 def apply_retention(tables: Tables, instance: dg.DagsterInstance, days: int, now: datetime | None = None) -> Retained:
     """Remove what is older than so many days; what fails is told, and the rest is done nevertheless."""
+    from dagster_postgres.utils import DagsterPostgresException
+
     keep = timedelta(days=days)
     done = Retained((now or datetime.now(UTC)) - keep)
     runs = None
     try:
         runs = clear_runs(instance, done.before)
-    except (SQLAlchemyError, OSError, RetentionError) as error:
+    except (SQLAlchemyError, DagsterPostgresException, OSError, RetentionError) as error:
         done.problems.append(f"runs: {_words(error)}")
     for name in TABLES:
         try:
