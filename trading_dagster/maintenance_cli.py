@@ -180,7 +180,58 @@ def exporter(port: int, host: str) -> None:
     thread.join()
 
 
-COMMANDS: Sequence[click.Command] = (migrate, backup, verify, restore, retention, prune_containers, exporter)
+@click.command()
+@click.option("--days", type=click.FloatRange(min=0), help="Days to keep; TRADING_RETENTION_DAYS by default.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with this label; repeatable.")
+@click.option(
+    "--every", default=5.0, show_default=True, type=click.FloatRange(min=1), help="Seconds between two looks."
+)
+def housekeeper(days: float | None, labels: tuple[str, ...], every: float) -> None:
+    """Stop containers whose run was cancelled, timed out or deleted; remove old ones each hour. Goes on until stopped.
+
+    Engine or storage that does not answer is told, and asked again the next time.
+    """
+    from dagster_postgres.utils import DagsterPostgresException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from trading_dagster.cli import dagster_instance
+    from trading_dagster.resources.housekeeping import stop_outlived
+    from trading_dagster.resources.run_containers import EngineError, label_filters, prune
+    from trading_dagster.resources.service import stop_at_once
+
+    with _refusing(SettingsError, ValueError):
+        label_filters(labels)
+        settings = load_settings()
+        keep = settings.retention_days if days is None else days
+    stop_at_once()
+    pruned_at: float | None = None
+    while True:
+        try:
+            with dagster_instance(settings) as instance:
+                while True:
+                    for name, why in stop_outlived(instance, labels).items():
+                        click.echo(f"stopped {name}: {why}")
+                    if keep is not None and (pruned_at is None or time.monotonic() - pruned_at >= 3600):
+                        done = prune(keep, labels)
+                        pruned_at = time.monotonic()
+                        if done.removed or done.problems:
+                            click.echo(str(done))
+                    time.sleep(every)
+        except (EngineError, DagsterPostgresException, SQLAlchemyError) as error:
+            click.echo(f"error: {error}", err=True)
+            time.sleep(every)
+
+
+COMMANDS: Sequence[click.Command] = (
+    migrate,
+    backup,
+    verify,
+    restore,
+    retention,
+    prune_containers,
+    housekeeper,
+    exporter,
+)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ goes what says why it ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -140,15 +141,10 @@ def prune(
         If the engine does not answer.
     """
     import docker
-    import requests
 
     filters = label_filters(labels)
     before = (now or datetime.now(UTC)) - timedelta(days=days)
-    try:
-        client = (connect or engine)()
-    except docker.errors.DockerException as error:
-        raise EngineError(_words(error)) from error
-    try:
+    with engine(connect) as client:
         # `ignore_removed`: another may remove them at the same time
         found = client.containers.list(all=True, filters={"label": filters}, ignore_removed=True)
         containers = [_described(each.attrs) for each in found]
@@ -163,17 +159,32 @@ def prune(
                 continue
             except docker.errors.APIError as error:
                 problems.append(f"{each.name}: {error.explanation or error}")
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        raise EngineError(_words(error)) from error
-    finally:
-        client.close()
     return Pruned(removed, len(containers) - len(old), problems)
 
 
-def engine() -> docker.DockerClient:
-    import docker
+@contextmanager
+def engine(connect: Callable[[], docker.DockerClient] | None = None) -> Iterator[docker.DockerClient]:
+    """Connect to the engine; that of the environment by default.
 
-    return docker.from_env(timeout=ENGINE_SECONDS)
+    Raises
+    ------
+    EngineError
+        If it does not answer, or does not do what is asked of it.
+    """
+    import docker
+    import requests
+
+    try:
+        client = connect() if connect else docker.from_env(timeout=ENGINE_SECONDS)
+        try:
+            yield client
+        finally:
+            client.close()
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise EngineError(
+            f"the container engine does not answer: {' '.join(str(error).split())}. Is it running, and may this user "
+            "reach its socket? Another engine: DOCKER_HOST"
+        ) from error
 
 
 def _described(attributes: Mapping[str, Any]) -> RunContainer:
@@ -194,11 +205,3 @@ def _moment(text: str) -> datetime | None:
     if text.startswith("0001-"):
         return None
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _words(error: Exception) -> str:
-    """What to say of an engine that cannot be asked."""
-    return (
-        f"the container engine does not answer: {' '.join(str(error).split())}. Is it running, and may this user reach "
-        "its socket? Another engine: DOCKER_HOST"
-    )
