@@ -87,13 +87,13 @@ def stop_outlived(
         If the engine does not answer.
     """
     stopped: dict[str, str] = {}
-    with connect() as client:
-        for container in client.list(label_filters(labels)):
+    with engine(connect) as client:
+        running = client.containers.list(filters={"label": label_filters(labels)}, ignore_removed=True)
+        for container in running:
             why = outlived(_state(instance, container.labels[RUN_LABEL]), now or datetime.now(UTC))
-            if why is None:
-                continue
-            container.stop(timeout=STOP_SECONDS)
-            stopped[container.name] = why
+            if why is not None:
+                container.stop(timeout=STOP_SECONDS)
+                stopped[str(container.name)] = why
     return stopped
 
 
