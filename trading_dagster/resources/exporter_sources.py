@@ -89,7 +89,7 @@ class LedgerReader(SqlLedger):
         if self._url.get_backend_name() == "sqlite" and not Path(self._url.database or "").exists():
             return False
         with self._available():
-            return inspect(self.engine).has_table("strategies")
+            return inspect(self.engine).has_table("alembic_version")
 
 
 def ledger_figures(ledger: LedgerReader, strategy: str) -> Figures:

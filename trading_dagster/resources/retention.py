@@ -7,20 +7,34 @@ tidied (`tables`), backups (they have a number, not an age), ticks of schedules 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from deltalake.exceptions import DeltaError
-from sqlalchemy import create_engine, delete, func, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    create_engine,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -37,16 +51,20 @@ PASSING = (
     Kind.STEP_UP_FOR_RETRY, Kind.STEP_WORKER_STARTING, Kind.STEP_WORKER_STARTED, Kind.RESOURCE_INIT_STARTED,
     Kind.RESOURCE_INIT_SUCCESS, Kind.LOADED_INPUT, Kind.HANDLED_OUTPUT, Kind.OBJECT_STORE_OPERATION,
     Kind.ASSET_STORE_OPERATION, Kind.ENGINE_EVENT, Kind.HOOK_COMPLETED, Kind.HOOK_SKIPPED, Kind.LOGS_CAPTURED,
+    Kind.ASSET_CHECK_EVALUATION_PLANNED,
 )  # fmt: skip
 """Events that tell how a run went, beside its log lines, which have no kind. All others are kept for ever.
 
-Kept: what assets and checks came to (the history of each, `missed_sessions`, `trading explain`), what was planned
-(so which partitions failed), when a run began and how it ended, and why a step failed. A kind that a later Dagster
-brings is kept until it is named here.
+Kept: what assets and checks came to (the history of each, `missed_sessions`, `trading explain`), which assets were
+planned (so which partitions failed), when a run began and how it ended, and why a step failed. A kind that a later
+Dagster brings is kept until it is named here. That a check was planned stands in Dagster's table of checks, too; as an
+event it lists every partition that there is, and so is two thirds of all text.
 """
 
-BATCH, PAGE = 5000, 200
+BATCH, PAGE = 1000, 200
 """Lines in one transaction; runs in one query."""
+
+Connect = Callable[[], AbstractContextManager[Connection]]
 
 ANY_ZONE = timedelta(days=1)
 """More than the hours between UTC and any zone."""
@@ -68,7 +86,7 @@ class RunsCleared:
     runs : int
         Runs that were looked at.
     events, event_bytes : int
-        Lines of the event log that went, and their text.
+        Lines of the event log, and plans of checks, that went, and their text.
     step_logs, step_log_bytes : int
         Files with what steps printed.
     """
@@ -188,19 +206,19 @@ def clear_runs(instance: dg.DagsterInstance, before: datetime) -> RunsCleared:
     known = cursors.get_cursor_values({WATERMARK}).get(WATERMARK)
     done_to = datetime.fromisoformat(known) if known else None
     runs = events = event_bytes = files = file_bytes = 0
-    for record in _ended(instance, done_to, before):
-        run_id = record.dagster_run.run_id
-        lines, size = _clear_events(storage, run_id)
-        logs, log_size = _clear_step_logs(instance, run_id)
-        runs, events, event_bytes = runs + 1, events + lines, event_bytes + size
-        files, file_bytes = files + logs, file_bytes + log_size
+    for page in _ended(instance, done_to, before):
+        cleared = [_clear_events(storage, run_id) for run_id in page] + [_clear_planned_checks(storage, page)]
+        logs = [_clear_step_logs(instance, run_id) for run_id in page]
+        runs += len(page)
+        events, event_bytes = events + sum(n for n, _ in cleared), event_bytes + sum(size for _, size in cleared)
+        files, file_bytes = files + sum(n for n, _ in logs), file_bytes + sum(size for _, size in logs)
     if done_to is None or before > done_to:
         cursors.set_cursor_values({WATERMARK: before.isoformat()})
     return RunsCleared(runs, events, event_bytes, files, file_bytes)
 
 
-def _ended(instance: dg.DagsterInstance, after: datetime | None, before: datetime) -> Iterator[dg.RunRecord]:
-    """Runs that ended between two moments, oldest first."""
+def _ended(instance: dg.DagsterInstance, after: datetime | None, before: datetime) -> Iterator[list[str]]:
+    """Identities of runs that ended between two moments, oldest first, some at a time."""
     # a run is updated when it ends, or later, and never created after that. On a PostgreSQL server whose zone is not
     # UTC, Dagster's times of both are off by that zone; the end is not
     wanted = dg.RunsFilter(
@@ -212,11 +230,12 @@ def _ended(instance: dg.DagsterInstance, after: datetime | None, before: datetim
     cursor = None
     while True:
         page = instance.get_run_records(wanted, limit=PAGE, cursor=cursor, ascending=True)
-        for record in page:
-            # runs of a Dagster of years ago have no end of their own
-            ended = record.update_timestamp.timestamp() if record.end_time is None else record.end_time
-            if first <= ended < before.timestamp():
-                yield record
+        # runs of a Dagster of years ago have no end of their own
+        yield [
+            record.dagster_run.run_id
+            for record in page
+            if first <= (record.end_time or record.update_timestamp.timestamp()) < before.timestamp()
+        ]
         if len(page) < PAGE:
             return
         cursor = page[-1].dagster_run.run_id
@@ -226,24 +245,56 @@ def _clear_events(storage: SqlEventLogStorage, run_id: str) -> tuple[int, int]:
     """Remove the passing lines of a run, in batches, and return how many there were, and their text's length."""
     if isinstance(storage, SqliteEventLogStorage) and not Path(storage.path_for_shard(run_id)).exists():
         return 0, 0  # connecting would make it
-    lines = SqlEventLogStorageTable.c
+    count, size = _clear_lines(lambda: storage.run_connection(run_id), run_id)
+    if isinstance(storage, SqliteEventLogStorage):
+        if count:
+            _shrink(storage, run_id)
+        # what concerns assets and checks is there a second time, for questions about all runs
+        mirrored, mirrored_size = _clear_lines(storage.index_connection, run_id)
+        return count + mirrored, size + mirrored_size
+    return count, size
+
+
+def _clear_lines(connect: Connect, run_id: str) -> tuple[int, int]:
+    """Remove a run's passing lines in one database."""
+    table, lines = SqlEventLogStorageTable, SqlEventLogStorageTable.c
     passing = or_(lines.dagster_event_type.is_(None), lines.dagster_event_type.in_([kind.value for kind in PASSING]))
-    batch = select(lines.id).where(lines.run_id == run_id, passing).limit(BATCH)
-    count = length = 0
+    return _clear_rows(connect, table, lines.event, and_(lines.run_id == run_id, passing))
+
+
+def _clear_planned_checks(storage: SqlEventLogStorage, run_ids: list[str]) -> tuple[int, int]:
+    """Remove that checks were planned, where the run has an evaluation of the same check.
+
+    Dagster writes a row a partition, with the planning event as a whole in each; in a run over a range the evaluation
+    has no partition, and comes beside them.
+    """
+    table, evaluated = AssetCheckExecutionsTable, AssetCheckExecutionsTable.alias()
+    planned = AssetCheckExecutionRecordStatus.PLANNED.value
+    superseded = exists().where(
+        evaluated.c.run_id == table.c.run_id,
+        evaluated.c.asset_key == table.c.asset_key,
+        evaluated.c.check_name == table.c.check_name,
+        evaluated.c.execution_status != planned,
+    )
+    passing = and_(table.c.run_id.in_(run_ids), table.c.execution_status == planned, superseded)
+    return _clear_rows(storage.index_connection, table, table.c.evaluation_event, passing)
+
+
+def _clear_rows(connect: Connect, table: Table, words: Column[Any], passing: ColumnElement[bool]) -> tuple[int, int]:
+    """Remove rows in batches, and return how many there were, and their text's length."""
+    batch = select(table.c.id).where(passing).limit(BATCH)
+    count = size = 0
     while True:
-        with storage.run_connection(run_id) as connection:
+        with connect() as connection:
             ids = list(connection.execute(batch).scalars())
             if ids:
-                chosen = lines.id.in_(ids)
+                chosen = table.c.id.in_(ids)
                 # JSON in ASCII: letters are bytes
-                length += connection.execute(select(func.sum(func.length(lines.event))).where(chosen)).scalar_one()
-                connection.execute(delete(SqlEventLogStorageTable).where(chosen))
+                size += connection.execute(select(func.sum(func.length(words))).where(chosen)).scalar_one() or 0
+                connection.execute(delete(table).where(chosen))
         count += len(ids)
         if len(ids) < BATCH:
-            break
-    if count and isinstance(storage, SqliteEventLogStorage):
-        _shrink(storage, run_id)
-    return count, length
+            return count, size
 
 
 def _shrink(storage: SqliteEventLogStorage, run_id: str) -> None:
