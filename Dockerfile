@@ -59,6 +59,7 @@ COPY --from=libraries /opt/libraries /opt/libraries
 COPY --from=application /opt/application /opt/application
 COPY --from=application /opt/bytecode /opt/bytecode
 COPY dagster.yaml workspace.yaml /opt/dagster/
+COPY deploy/webserver/dagster.yaml /opt/dagster/webserver/
 # The root file system is read-only where it runs: all that is written goes to /data, and for the moment to /tmp.
 ENV PATH=/opt/application/bin:/opt/libraries/bin:$PATH \
     PYTHONPATH=/opt/application \

@@ -34,10 +34,10 @@ ui: .venv/.run
 	@$(BIN)/trading ui
 
 test: .venv/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e and not docker"
 
 test-e2e: .venv/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m e2e -v --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile -m "e2e and not docker" -v --durations=10
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -68,7 +68,7 @@ docker-down:
 	docker compose --profile '*' down
 
 docker-test: .venv/.dev docker-build
-	$(BIN)/pytest -m docker -v --durations=15
+	$(BIN)/pytest -m "docker$(if $(DOCKER_ENGINE_RESTART),, and not restarts_engine)" -v -rP --durations=15
 
 # what Compose cannot find out by itself: a password for the database, and who may use the engine's socket
 .env:

@@ -1,0 +1,1 @@
+"""The deployment on a real Docker engine: `make docker-test`."""
