@@ -18,7 +18,7 @@ from trading_dagster.resources.sql_ledger import SqlLedger
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.postgres", "tests.object_storage"]
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -170,10 +170,11 @@ def _user_errors() -> Iterator[None]:
     from trading_dagster.execution.day_summary import SummaryError
     from trading_dagster.resources.ledger import LedgerUnavailableError
     from trading_dagster.resources.quarantine import QuarantineError
+    from trading_dagster.resources.storage_errors import TablesUnavailableError
 
     try:
         yield
-    except LedgerUnavailableError as error:
+    except (LedgerUnavailableError, TablesUnavailableError) as error:
         errors.print(f"[red]error:[/red] {error}", markup=True)
         sys.exit(FAILED)
     except (SettingsError, SessionError, SummaryError, QuarantineError) as error:

@@ -190,13 +190,14 @@ def errors_for_people() -> Iterator[None]:
     from trading_dagster.execution.operations import OperationError
     from trading_dagster.resources.broker import BrokerError
     from trading_dagster.resources.ledger import LedgerError
+    from trading_dagster.resources.storage_errors import TablesUnavailableError
 
     try:
         yield
     except (SettingsError, OperationError, ExplainError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(WRONG_USE)
-    except (LedgerError, BrokerError, LeaseHeldError, LeaseLostError) as error:
+    except (LedgerError, TablesUnavailableError, BrokerError, LeaseHeldError, LeaseLostError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(FAILED)
 

@@ -20,6 +20,7 @@ from pyarrow.fs import FileSelector, FileType, PyFileSystem
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from trading_dagster.resources.schemas import DATE, NUMBER, TABLES, TableSchema
+from trading_dagster.resources.storage_errors import with_storage_explained
 
 VERSION = "delta_version"
 """Key in a frame's `attrs` with the Delta version that it was read at."""
@@ -116,6 +117,7 @@ class Tables:
     def __repr__(self) -> str:
         return f"Tables({self.uri!r})"
 
+    @with_storage_explained
     def read(
         self,
         name: str,
@@ -175,11 +177,13 @@ class Tables:
         frame.attrs[VERSION] = delta.version()
         return frame if columns is None else frame[columns]
 
+    @with_storage_explained
     def last_partition(self, name: str) -> pd.Timestamp | None:
         """Newest partition date of a table, from the files' statistics alone; None for a table without rows."""
         found = self.storage(name)
         return None if found is None else found.newest
 
+    @with_storage_explained
     def storage(self, name: str) -> Storage | None:
         """How a table is stored, from its log alone; None for a table that does not exist."""
         column = _schema(name).partition_column
@@ -190,6 +194,7 @@ class Tables:
         sizes = _statistic(delta, "size_bytes")
         return Storage(pd.Timestamp(max(newest)).as_unit("us") if newest else None, len(sizes), sum(sizes))
 
+    @with_storage_explained
     def replace(self, name: str, rows: pd.DataFrame, first: date, last: date) -> Written:
         """Make `rows` the rows of all partitions from `first` to `last`, in one transaction.
 
@@ -213,6 +218,7 @@ class Tables:
                     write_deltalake(delta, _arrow(new, schema), mode="overwrite", predicate=predicate)
         return Written(len(new), changed, self.version(name))
 
+    @with_storage_explained
     def add_revisions(self, name: str, rows: pd.DataFrame, revised_at: datetime | None = None) -> Written:
         """Add rows that are new or differ from the revision in force at their `known_at`; none is overwritten.
 
@@ -243,6 +249,7 @@ class Tables:
                     )
         return Written(len(new), len(fresh), self.version(name))
 
+    @with_storage_explained
     def tidy(self, name: str, keep: timedelta, *, many: int = MANY) -> Tidied:
         """Merge small files, and remove what only versions older than `keep` need. No row changes.
 
@@ -277,6 +284,7 @@ class Tables:
         gone = [*removed, *entries]
         return Tidied(found.files, merged, len(removed), len(entries), sum(gone))
 
+    @with_storage_explained
     def version(self, name: str) -> int:
         """Delta version of a table.
 
