@@ -240,9 +240,10 @@ def dagster_figures(reader: DagsterReader, now: float) -> Figures:
 def backup_figures(folder: Path | None) -> Figures:
     """Figures of the backups; one without a manifest was never finished."""
     page = Figures()
-    if folder is None or not folder.exists():
+    if folder is None:
         return page
-    made = sorted(each.name for each in folder.iterdir() if BACKUP.fullmatch(each.name) and _is_whole(each))
+    found = list(folder.iterdir()) if folder.exists() else []
+    made = sorted(each.name for each in found if BACKUP.fullmatch(each.name) and _is_whole(each))
     page.add("trading_backups", len(made))
     if made:
         moment = datetime.strptime(made[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
