@@ -50,7 +50,7 @@ def backup(folder: Path | None, as_json: bool) -> None:
     from trading_dagster.resources.backup import make_backup
     from trading_dagster.resources.installation import find_installation
 
-    with backup_errors():
+    with storage_errors(), backup_errors():
         settings = load_settings()
         target = folder or settings.backup_dir
         if target is None:
@@ -89,7 +89,7 @@ def restore(folder: Path, operator: str) -> None:
     from trading_dagster.resources.installation import find_installation
     from trading_dagster.resources.restore import restore_backup
 
-    with backup_errors():
+    with storage_errors(), backup_errors():
         settings = load_settings()
         open_instance = partial(dagster_instance, settings)
         with open_instance() as instance:
@@ -263,12 +263,13 @@ def backup_errors(failed: int = FAILED) -> Iterator[None]:
     """Print errors without a traceback, and exit: 2 for what is refused, `failed` for the rest."""
     from trading_dagster.resources.backup_files import BackupError, BackupRefusedError
     from trading_dagster.resources.ledger import LedgerError
+    from trading_dagster.resources.storage_errors import TablesUnavailableError
 
     try:
         yield
     except (SettingsError, BackupRefusedError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(WRONG_USE)
-    except (BackupError, LedgerError) as error:
+    except (BackupError, LedgerError, TablesUnavailableError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(failed)

@@ -91,6 +91,8 @@ def make_backup(installation: Installation, folder: Path, kept: int) -> Backup:
     BackupError
         If it cannot be made: then there is none, not even in parts.
     """
+    from deltalake.exceptions import DeltaError
+
     began = time.monotonic()
     with _alone(folder):
         _remove_leftovers(folder)
@@ -102,9 +104,10 @@ def make_backup(installation: Installation, folder: Path, kept: int) -> Backup:
             write_manifest(partial, {"created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **facts})
             partial.rename(folder / name)
             sync_folder(folder)
-        except OSError as error:
+        except (OSError, DeltaError) as error:
             raise BackupError(f"no backup was made in {folder}: {error}") from error
         finally:
+            # what cannot be removed now is left for the next backup, and is not taken for one
             shutil.rmtree(partial, ignore_errors=True)
         removed = _remove_old(folder, kept)
     found = folder / name

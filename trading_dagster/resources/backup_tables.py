@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from trading_dagster.resources.backup_files import BackupError, read_pieces, write_file
-from trading_dagster.resources.object_store import ObjectStore
+from trading_dagster.resources.object_store import ObjectStore, is_table, open_table
 from trading_dagster.resources.table_content import Content, content
 
 LOG = "_delta_log"
@@ -34,10 +33,10 @@ class VanishedError(RuntimeError):
 
 def delta_tables(uri: str) -> list[str]:
     """Names of the Delta tables below an address."""
-    return [name for name in ObjectStore(uri).folders() if DeltaTable.is_deltatable(f"{uri.rstrip('/')}/{name}")]
+    return [name for name in ObjectStore(uri).folders() if is_table(f"{uri.rstrip('/')}/{name}")]
 
 
-def snapshot(uri: str, name: str, target: Path, copied: Callable[[str], None] = lambda _: None) -> Content:
+def snapshot(uri: str, name: str, target: Path) -> Content:
     """Copy a table as it is now, with the history that is still there, and read the copy.
 
     Others may write, and remove old files, meanwhile: what they write is not part of it, and history that goes is left
@@ -47,8 +46,6 @@ def snapshot(uri: str, name: str, target: Path, copied: Callable[[str], None] = 
     ----------
     target : Path
         Folder of the copy, which becomes a Delta table.
-    copied : callable
-        Told the path of each file that was copied.
 
     Raises
     ------
@@ -56,19 +53,15 @@ def snapshot(uri: str, name: str, target: Path, copied: Callable[[str], None] = 
         If files of the version keep vanishing, or the copy cannot be read.
     """
     store = ObjectStore(f"{uri.rstrip('/')}/{name}")
-    for attempt in range(ATTEMPTS):
-        version = int(DeltaTable(store.uri).version())
-        folder = target if not attempt else target.with_name(f"{target.name}.{attempt}")
+    for _ in range(ATTEMPTS):
+        version = int(open_table(store.uri).version())
         try:
-            _copy(store, version, folder, copied)
+            _copy(store, version, target)
         except VanishedError as error:
             reason = str(error)
-            if folder.exists():
-                shutil.rmtree(folder)
-            continue
-        if folder != target:
-            folder.rename(target)
-        return content(str(target), version)
+            shutil.rmtree(target)
+        else:
+            return content(str(target), version)
     raise BackupError(
         f"table {name}: {reason}, {ATTEMPTS} times in a row. Something removes files that are still in use; find it "
         "(a vacuum without retention?) and back up again"
@@ -87,12 +80,13 @@ def put_back(source: Path, uri: str, name: str) -> Content:
     return content(store.uri)
 
 
-def _copy(store: ObjectStore, version: int, target: Path, copied: Callable[[str], None]) -> None:
-    log = [path for path in store.files(LOG) if _number(path) is not None and int(_number(path) or 0) <= version]
-    for path in log:
-        # what goes now is history that a checkpoint made superfluous, or the table is found unreadable below
-        if _take(store, path, target):
-            copied(path)
+def _copy(store: ObjectStore, version: int, target: Path) -> None:
+    target.mkdir(parents=True)
+    for path in store.files(LOG):
+        entry = ENTRY.fullmatch(path)
+        if entry and int(entry[1]) <= version:
+            # what goes now is history that a checkpoint made superfluous, or the table is found unreadable below
+            _take(store, path, target)
     if store.exists(POINTER):
         pointer = store.read(POINTER)
         # one that is newer than the snapshot points at what is not in it; without any, readers list the log
@@ -100,9 +94,7 @@ def _copy(store: ObjectStore, version: int, target: Path, copied: Callable[[str]
             write_file(target / POINTER, [pointer])
     needed = _files_of(target, version)
     for path in sorted(_referenced(target) | needed):
-        if _take(store, path, target):
-            copied(path)
-        elif path in needed:
+        if not _take(store, path, target) and path in needed:
             raise VanishedError(f"the file {path} of version {version} is gone")
 
 
@@ -124,10 +116,10 @@ def _referenced(table: Path) -> set[str]:
             action = json.loads(line)
             found |= {action[kind]["path"] for kind in ("add", "remove") if kind in action}
     for checkpoint in sorted((table / LOG).glob("*.parquet")):
-        there = {field.name for field in pq.read_schema(checkpoint)}
-        for kind in {"add", "remove"} & there:
-            rows = pq.read_table(checkpoint, columns=[f"{kind}.path"])[kind].to_pylist()
-            found |= {row["path"] for row in rows if row is not None and row["path"] is not None}
+        with pq.ParquetFile(checkpoint) as file:
+            for kind in {"add", "remove"} & set(file.schema_arrow.names):
+                rows = file.read(columns=[f"{kind}.path"])[kind].to_pylist()
+                found |= {row["path"] for row in rows if row is not None and row["path"] is not None}
     return {unquote(path) for path in found}
 
 
@@ -139,9 +131,3 @@ def _take(store: ObjectStore, path: str, target: Path) -> bool:
         (target / path).unlink(missing_ok=True)
         return False
     return True
-
-
-def _number(path: str) -> int | None:
-    """Version that an entry of the log is about."""
-    found = ENTRY.fullmatch(path)
-    return int(found[1]) if found else None

@@ -98,6 +98,8 @@ class PostgresDatabase:
             raise BackupError(f"the database {self.shown} cannot be reached: {_line(str(error))}") from None
         try:
             yield connection
+        except psycopg2.Error as error:
+            raise BackupError(f"the database {self.shown} does not do what it must: {_line(str(error))}") from None
         finally:
             connection.close()
 

@@ -27,25 +27,25 @@ from trading_dagster.resources.backup import (
 from trading_dagster.resources.backup_files import (
     MANIFEST,
     BackupError,
-    BackupRefusedError,
     files_below,
     replace_file,
     sha256,
 )
 from trading_dagster.resources.backup_verify import count_problems, table_problem, verify_backup
-from trading_dagster.resources.installation import RUNS, Installation
+from trading_dagster.resources.installation import Installation
 from trading_dagster.resources.object_store import ObjectStore
 from trading_dagster.resources.preparation import upgrade
-from trading_dagster.resources.restored_ledger import known_revision, mark_as_restored, own_tables
+from trading_dagster.resources.restore_checks import (
+    MARKER,
+    ledger_rows,
+    require_empty,
+    require_fitting,
+    restore_begun,
+)
+from trading_dagster.resources.restored_ledger import mark_as_restored, own_tables
 
 if TYPE_CHECKING:
     import dagster as dg
-
-MARKER = ".restore-in-progress.json"
-"""At the tables' address while a restore has begun and has not ended: all processes of an installation see it."""
-
-CHANGED_BY_RESTORE = {"alembic_version", "halt_states", "halt_events", "operator_actions"}
-"""Tables of the ledger that a restore writes itself, after it has compared them."""
 
 CONFIGURATION = Path("dagster.yaml")
 
@@ -114,17 +114,33 @@ def restore_backup(
     BackupRefusedError
         If the installation is not empty, or the backup does not fit it; nothing was changed.
     """
+    from deltalake.exceptions import DeltaError
+
     manifest, problems = verify_backup(folder)
     if problems:
         raise BackupError(f"{folder} is damaged, and nothing was restored: {'; '.join(problems[:5])}")
-    _require_fitting(installation, manifest)
+    require_fitting(installation, manifest)
     if not isinstance(installation.ledger, Path):
         installation.ledger.create()
     store = ObjectStore(installation.tables_uri)
     identity = sha256(folder / MANIFEST)
-    _require_empty(installation, manifest, _marker(store, folder.name, identity))
+    require_empty(installation, manifest, restore_begun(store, folder.name, identity))
     store.write(MARKER, [json.dumps({"backup": folder.name, "manifest_sha256": identity}).encode()])
 
+    try:
+        return _restore_everything(folder, installation, manifest, open_instance, operator, store)
+    except (OSError, DeltaError) as error:
+        raise BackupError(f"the restore did not end: {error}. Mend that, and give the same command again") from error
+
+
+def _restore_everything(
+    folder: Path,
+    installation: Installation,
+    manifest: dict[str, Any],
+    open_instance: Callable[[], AbstractContextManager[dg.DagsterInstance]],
+    operator: str,
+    store: ObjectStore,
+) -> Restored:
     _restore_ledger(folder, installation, manifest)
     strategies = mark_as_restored(installation.ledger_url, folder.name, manifest["created"], operator)
     _restore_dagster(folder, installation)
@@ -146,105 +162,6 @@ def restore_backup(
     )
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
-
-
-def _require_fitting(installation: Installation, manifest: dict[str, Any]) -> None:
-    import dagster as dg
-    from packaging.version import Version
-
-    for part, kind in installation.kinds.items():
-        made = manifest["databases"][part]["kind"]
-        if made != kind:
-            variable = "TRADING_LEDGER_URL" if part == "ledger" else "the `storage` in dagster.yaml"
-            raise BackupRefusedError(
-                f"in the backup, the database of {part} is of the kind {made}, and here it is {kind}: one cannot be "
-                f"restored into the other; change {variable}"
-            )
-    revision = manifest["databases"]["ledger"]["revision"]
-    if not known_revision(revision):
-        raise BackupRefusedError(
-            f"the backup's ledger has the schema {revision}, which this version of the program does not know; use the "
-            f"version that made it, or a newer one: {manifest['code_version']}"
-        )
-    if Version(manifest["dagster_version"]) > Version(dg.__version__):
-        raise BackupRefusedError(
-            f"the backup was made with Dagster {manifest['dagster_version']}, and here is {dg.__version__}, which may "
-            "not read its storage; install that version, or a newer one"
-        )
-
-
-def _marker(store: ObjectStore, name: str, identity: str) -> bool:
-    """Whether a restore of this very backup has begun and not ended."""
-    if not store.exists(MARKER):
-        return False
-    begun = json.loads(store.read(MARKER))
-    if begun["manifest_sha256"] != identity:
-        raise BackupRefusedError(
-            f"the restore of another backup, {begun['backup']}, has begun here and not ended ({store.uri}/{MARKER}): "
-            f"finish that one, or empty the installation first; {name} was not touched"
-        )
-    return True
-
-
-def _require_empty(installation: Installation, manifest: dict[str, Any], begun: bool) -> None:
-    """Make sure that nothing is overwritten but what an interrupted restore of the same backup wrote."""
-    from deltalake import DeltaTable
-
-    from trading_dagster.resources.backup_tables import delta_tables
-
-    rows, runs = _ledger_rows(installation), _run_count(installation)
-    uri = installation.tables_uri.rstrip("/")
-    tables = {name: int(DeltaTable(f"{uri}/{name}").version()) for name in delta_tables(uri)}
-    if begun:
-        rows, runs, tables = _without_restored(manifest, rows, runs, tables)
-    found = [f"{count} rows in the ledger's {name}" for name, count in sorted(rows.items()) if count]
-    found += [f"{runs} runs in Dagster's storage"] if runs else []
-    found += [f"the table {name} at {uri}" for name in sorted(tables)]
-    if not found:
-        return
-    shown = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-    if begun:
-        raise BackupRefusedError(
-            f"a restore of this backup was interrupted, and the installation was used since: {shown}. Empty it (remove "
-            "the ledger, Dagster's storage and the tables, or take new places for them) and give the command again"
-        )
-    raise BackupRefusedError(
-        f"a backup is restored into an empty installation only, and there are {shown}. Nothing was changed. Use "
-        "another TRADING_DATA_DIR, or new databases and a new TRADING_TABLES_URI"
-    )
-
-
-def _without_restored(
-    manifest: dict[str, Any], rows: dict[str, int], runs: int, tables: dict[str, int]
-) -> tuple[dict[str, int], int, dict[str, int]]:
-    """Leave out what the restore that was interrupted may have written itself."""
-    databases = manifest["databases"]
-    compared = {name: count for name, count in rows.items() if name not in CHANGED_BY_RESTORE}
-    restored = all(count == databases["ledger"]["rows"].get(name, 0) for name, count in compared.items())
-    versions = {name: table["version"] for name, table in manifest["tables"].items()}
-    return (
-        {} if restored else compared,
-        0 if runs == databases["dagster"]["rows"]["runs"] else runs,
-        {name: version for name, version in tables.items() if version > versions.get(name, -1)},
-    )
-
-
-def _ledger_rows(installation: Installation) -> dict[str, int]:
-    if not isinstance(installation.ledger, Path):
-        rows = installation.ledger.content().rows
-    else:
-        rows = sqlite_copy.count_rows(installation.ledger) if installation.ledger.exists() else {}
-    return {name: count for name, count in rows.items() if name != "alembic_version"}
-
-
-def _run_count(installation: Installation) -> int:
-    if installation.dagster is not None:
-        return installation.dagster.content().rows.get("runs", 0)
-    runs = installation.dagster_home / RUNS
-    return sqlite_copy.count_rows(runs).get("runs", 0) if runs.exists() else 0
-
-
 # -- the parts --------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +172,7 @@ def _restore_ledger(folder: Path, installation: Installation, manifest: dict[str
         installation.ledger.restore(folder / LEDGER_DUMP, own_tables())
     expected = dict(manifest["databases"]["ledger"]["rows"])
     expected.pop("alembic_version", None)
-    _raise(count_problems("ledger", expected, _ledger_rows(installation)))
+    _raise(count_problems("ledger", expected, ledger_rows(installation)))
 
 
 def _restore_dagster(folder: Path, installation: Installation) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -80,7 +81,7 @@ def damage(path: Path) -> str:
 
 def count_rows(path: Path) -> dict[str, int]:
     """Rows of every table of a database."""
-    with closing(_open(path, "ro")) as connection:
+    with _reading(path) as connection:
         names = [
             str(name)
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
@@ -94,7 +95,7 @@ def count_rows(path: Path) -> dict[str, int]:
 
 def revision(path: Path) -> str:
     """Alembic revision of a database; empty without one."""
-    with closing(_open(path, "ro")) as connection:
+    with _reading(path) as connection:
         if "alembic_version" not in count_rows(path):
             return ""
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -108,6 +109,15 @@ def put_back(source: Path, target: Path) -> None:
         # left by a process that was killed: SQLite would play it into the new file
         target.with_name(target.name + end).unlink(missing_ok=True)
     replace_file(source, target)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(_open(path, "ro")) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise BackupError(f"the database {path} cannot be read: {error}") from error
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:

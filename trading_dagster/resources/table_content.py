@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
+
+from trading_dagster.resources.object_store import open_table
 
 MISSING = np.uint64(0x9E3779B97F4A7C15)
 """Stands for a value that is missing."""
@@ -37,11 +38,10 @@ class Content:
     checksum: str
 
 
-def content(uri: str, version: int | None = None, storage_options: dict[str, str] | None = None) -> Content:
+def content(uri: str, version: int | None = None) -> Content:
     """Read a table, the newest version of it where none is named."""
-    delta = DeltaTable(uri, version=version, storage_options=storage_options)
-    scanned = delta.to_pyarrow_dataset().to_batches()
-    rows, digits = checksum(scanned)
+    delta = open_table(uri, version)
+    rows, digits = checksum(delta.to_pyarrow_dataset().to_batches())
     return Content(int(delta.version()), rows, digits)
 
 
