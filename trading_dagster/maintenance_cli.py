@@ -45,7 +45,7 @@ def migrate(wait: float) -> None:
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder of the backups; TRADING_BACKUP_DIR else.")
 @as_json
 def backup(folder: Path | None, as_json: bool) -> None:
-    """Write Dagster's storage, logs, tables and ledger into a new folder, beside whatever runs."""
+    """Back up all that must not be lost into a new folder, beside whatever runs."""
     from trading_dagster.cli import dagster_instance
     from trading_dagster.resources.backup import make_backup
     from trading_dagster.resources.installation import find_installation
@@ -165,7 +165,9 @@ def exporter(port: int, host: str) -> None:
         settings = load_settings()
         calendar = session_calendar(settings.calendar)
         last_session = build_resources(settings)["source"].last_session
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    # Dagster would tell each attempt at a connection; the source that is down is told once
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.ERROR)
+    logging.getLogger("trading_dagster").setLevel(logging.WARNING)
     info = {
         "version": code_version(), "strategy": settings.strategy, "broker": settings.broker, "source": settings.source
     }  # fmt: skip
@@ -253,7 +255,9 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except (DagsterPostgresException, SQLAlchemyError, OSError) as error:
-        told = " ".join(str(getattr(error, "orig", None) or error).split())
+        # of attempts that were given up, the last one says why
+        cause = (error.__cause__ or error.__context__ or error) if type(error) is DagsterPostgresException else error
+        told = " ".join(str(getattr(cause, "orig", None) or cause).split())
         click.echo(f"error: Dagster's storage cannot be used: {told}", err=True)
         sys.exit(FAILED)
 
