@@ -1,4 +1,4 @@
-"""`trading migrate`, `backup`, `verify`, `restore`, and the job `backup`: exit codes, and what people and the UI see."""
+"""`trading migrate`, `backup`, `verify`, `restore`, and the job `backup`: exit codes, and what is shown."""
 
 from __future__ import annotations
 
