@@ -42,6 +42,22 @@ def test_a_database_is_made_once_by_many(odd: PostgresDatabase) -> None:
     assert odd.content().rows == {}
 
 
+def test_a_database_that_another_made_meanwhile_is_found(
+    odd: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the refused connection and the look at the list."""
+    plain = PostgresDatabase._create_unless_there
+    made = []
+
+    def overtaken(self: PostgresDatabase) -> bool:
+        made.append(plain(self))
+        return plain(self)
+
+    monkeypatch.setattr(PostgresDatabase, "_create_unless_there", overtaken)
+    assert odd.create() is False
+    assert made == [True]
+
+
 def test_what_forbids_a_database_is_told(postgres: PostgresServer) -> None:
     wrong = make_url(postgres.url("nowhere")).set(password="wrong")
     with pytest.raises(BackupError, match=r"cannot be reached.*password authentication failed"):

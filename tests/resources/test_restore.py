@@ -42,7 +42,7 @@ def backed_up(place: Place) -> Path:
     ("kind", "first_start"),
     [
         pytest.param("sqlite", True, id="sqlite"),
-        pytest.param("sqlite", False, id="sqlite_nothing_there"),
+        pytest.param("sqlite", False, id="sqlite_nothing_there", marks=pytest.mark.e2e),
         pytest.param("postgresql", True, id="postgresql", marks=pytest.mark.e2e),
         pytest.param("postgresql", False, id="postgresql_nothing_there", marks=pytest.mark.e2e),
     ],
@@ -131,7 +131,9 @@ def state(place: Place) -> Any:
         return dump(ledger), runs, contents(place.settings.data_dir / "tables")
 
 
-@pytest.mark.parametrize("kinds", [("sqlite", "postgresql"), ("postgresql", "sqlite")])
+@pytest.mark.parametrize(
+    "kinds", [("sqlite", "postgresql"), pytest.param(("postgresql", "sqlite"), marks=pytest.mark.e2e)]
+)
 def test_another_kind_of_database_is_refused(places: Places, kinds: tuple[str, str]) -> None:
     folder = backed_up(places.filled("old", kinds[0]))
     new = places.empty("new", kinds[1])
@@ -291,10 +293,11 @@ def test_interrupted_between_two_files_of_a_table(places: Places, monkeypatch: p
     ("use", "named"),
     [
         (add_rows, "1 row in the ledger's policy_verdicts"),
-        (lambda place: add_run(place), "runs in Dagster's storage"),
-        (
+        pytest.param(add_run, "runs in Dagster's storage", marks=pytest.mark.e2e),
+        pytest.param(
             lambda place: place.tables.replace("allocation", allocation_rows(DAYS[:1], 0.9), DAYS[0], DAYS[0]),
             "allocation",
+            marks=pytest.mark.e2e,
         ),
     ],
 )
@@ -311,6 +314,7 @@ def test_what_was_done_after_an_interruption_is_not_overwritten(
     assert state(new) == before
 
 
+@pytest.mark.e2e
 def test_after_an_interruption_another_backup_is_refused(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     old = places.filled("old")
     first, second = backed_up(old), backed_up(old)

@@ -111,29 +111,34 @@ class PostgresDatabase:
         BackupError
             If the server cannot be reached, or does not allow it.
         """
-        import psycopg2
-        from psycopg2 import errors, sql
-
         try:
             with self.connection():
                 return False
         except BackupError:
             # drivers do not tell this from other refusals, and servers speak many languages: it is looked up
-            with self.connection(MAINTENANCE) as connection:
-                connection.autocommit = True  # databases are not made inside of transactions
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self.name])
-                    if cursor.fetchone():
-                        raise
-                    try:
-                        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
-                    except (errors.DuplicateDatabase, errors.UniqueViolation):
-                        return False  # another process was faster
-                    except psycopg2.Error as error:
-                        raise BackupError(
-                            f"the server has no database {self.name!r}, and does not make one: {_line(str(error))}"
-                        ) from None
-            return True
+            made = self._create_unless_there()
+        with self.connection():  # another process may have made it meanwhile; if not, it was refused for another reason
+            return made
+
+    def _create_unless_there(self) -> bool:
+        import psycopg2
+        from psycopg2 import errors, sql
+
+        with self.connection(MAINTENANCE) as connection:
+            connection.autocommit = True  # databases are not made inside of transactions
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self.name])
+                if cursor.fetchone():
+                    return False
+                try:
+                    cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
+                except (errors.DuplicateDatabase, errors.UniqueViolation):
+                    return False
+                except psycopg2.Error as error:
+                    raise BackupError(
+                        f"the server has no database {self.name!r}, and does not make one: {_line(str(error))}"
+                    ) from None
+        return True
 
     def wait(self, seconds: float) -> None:
         """Wait until the server answers; one that answers, and refuses, is not waited for.
