@@ -90,6 +90,9 @@ def stop_outlived(
     with engine(connect) as client:
         running = client.containers.list(filters={"label": label_filters(labels)}, ignore_removed=True)
         for container in running:
+            # a step's own container has the label without an id: its run's container stops it
+            if not container.labels[RUN_LABEL]:
+                continue
             why = outlived(_state(instance, container.labels[RUN_LABEL]), now or datetime.now(UTC))
             if why is not None:
                 container.stop(timeout=STOP_SECONDS)
