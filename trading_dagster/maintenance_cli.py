@@ -31,13 +31,14 @@ def migrate(wait: float) -> None:
     from functools import partial
 
     from trading_dagster.cli import dagster_instance
+    from trading_dagster.executors import EXECUTION_POOL
     from trading_dagster.resources.preparation import prepare_dagster, prepare_ledger
 
     with backup_errors():
         settings = load_settings()
         for line in prepare_ledger(settings.resolved_ledger_url, wait):
             click.echo(line)
-        for line in prepare_dagster(partial(dagster_instance, settings), settings.data_dir, wait):
+        for line in prepare_dagster(partial(dagster_instance, settings), settings.data_dir, wait, [EXECUTION_POOL]):
             click.echo(line)
 
 

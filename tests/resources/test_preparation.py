@@ -67,10 +67,24 @@ def test_a_newer_ledger_is_an_error(places: Places) -> None:
 def test_dagsters_storage_is_prepared_and_then_left(places: Places, tmp_path: Path) -> None:
     place = places.empty("old")
     for _ in range(2):
-        (line,) = prepare_dagster(place.instance, tmp_path / "data", 0)
+        (line,) = prepare_dagster(place.instance, tmp_path / "data", 0, [])
         assert line.startswith("Dagster: Sqlite storage, schema ")
         assert line.endswith("is as it must be")
     assert (place.folder / "home" / "history" / "runs.db").exists()
+
+
+def test_a_pool_has_its_limit_before_its_first_run_and_keeps_one_that_was_set(places: Places, tmp_path: Path) -> None:
+    place = places.empty("limited")
+    (place.folder / "home").mkdir(parents=True)
+    (place.folder / "home" / "dagster.yaml").write_text("concurrency: {pools: {default_limit: 1, granularity: run}}\n")
+    prepare_dagster(place.instance, tmp_path / "data", 0, ["execution"])
+    with place.instance() as instance:
+        [limit] = instance.event_log_storage.get_pool_limits()
+        assert (limit.name, limit.limit) == ("execution", 1)
+        instance.event_log_storage.set_concurrency_slots("execution", 3)
+    prepare_dagster(place.instance, tmp_path / "data", 0, ["execution"])
+    with place.instance() as instance:
+        assert [(each.name, each.limit) for each in instance.event_log_storage.get_pool_limits()] == [("execution", 3)]
 
 
 @pytest.mark.e2e
@@ -93,5 +107,5 @@ def test_dagsters_storage_that_does_not_answer_is_named(
 
     place = replace(places.empty("old"), dagster_url=f"postgresql://me:{PASSWORD}@127.0.0.1:1/db")
     with pytest.raises(BackupError, match=r"Dagster's storage cannot be used: .*waited 0 s") as caught:
-        prepare_dagster(partial(place.instance), tmp_path, 0)
+        prepare_dagster(partial(place.instance), tmp_path, 0, [])
     assert PASSWORD not in str(caught.value)

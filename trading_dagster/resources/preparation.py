@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -60,9 +60,21 @@ def prepare_ledger(url: str, wait: float) -> list[str]:
 
 
 def prepare_dagster(
-    open_instance: Callable[[], AbstractContextManager[dg.DagsterInstance]], data_dir: Path, wait: float
+    open_instance: Callable[[], AbstractContextManager[dg.DagsterInstance]],
+    data_dir: Path,
+    wait: float,
+    pools: Iterable[str],
 ) -> list[str]:
     """Make Dagster's storage if need be, and upgrade it as `dagster instance migrate` does.
+
+    Parameters
+    ----------
+    open_instance : callable
+    data_dir : Path
+    wait : float
+        Seconds for a server that does not answer yet.
+    pools : iterable of str
+        Pools that get the instance's default limit now: a queue that meets one for the first time does not limit it.
 
     Raises
     ------
@@ -79,6 +91,7 @@ def prepare_dagster(
             with _alone(data_dir), open_instance() as instance, _alone_at(instance):
                 before, _ = instance.run_storage.alembic_version() or (None, None)
                 upgrade(instance)
+                _limit(instance, pools)
                 after, _ = instance.run_storage.alembic_version() or (None, None)
                 storage = type(instance.run_storage).__name__.removesuffix("RunStorage")
         except dg.DagsterError as error:
@@ -97,6 +110,14 @@ def upgrade(instance: dg.DagsterInstance) -> None:
     """Bring Dagster's storage to the schema of this Dagster, without what it prints of its progress."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         instance.upgrade()
+
+
+def _limit(instance: dg.DagsterInstance, pools: Iterable[str]) -> None:
+    """Give pools that the storage does not know yet the instance's default limit, if it has one."""
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits and instance.global_op_concurrency_default_limit is not None:
+        for pool in set(pools) - set(storage.get_concurrency_keys()):
+            storage.initialize_concurrency_limit_to_default(pool)
 
 
 @contextmanager
