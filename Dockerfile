@@ -52,14 +52,16 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends libpq5 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log \
  && useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin trading \
- && install -d -o trading -g trading /data /backups
+ && install -d -o trading -g trading -m 770 /data /backups
 # of the server's own version: a dump by an older pg_dump is refused
-COPY --from=postgres /usr/lib/postgresql/15/bin/pg_dump /usr/lib/postgresql/15/bin/pg_restore /usr/local/bin/
+COPY --from=postgres /usr/lib/postgresql/*/bin/pg_dump /usr/lib/postgresql/*/bin/pg_restore /usr/local/bin/
 COPY --from=libraries /opt/libraries /opt/libraries
 COPY --from=application /opt/application /opt/application
 COPY --from=application /opt/bytecode /opt/bytecode
 COPY dagster.yaml workspace.yaml /opt/dagster/
 COPY deploy/webserver/dagster.yaml /opt/dagster/webserver/
+# whoever cloned the repository may have kept others from reading it
+RUN chmod -R a+rX /opt/dagster /opt/application
 # The root file system is read-only where it runs: all that is written goes to /data, and for the moment to /tmp.
 ENV PATH=/opt/application/bin:/opt/libraries/bin:$PATH \
     PYTHONPATH=/opt/application \

@@ -15,6 +15,7 @@ TO ?= 2022-12-28
 # an engine without buildx has the older builder alone
 export DOCKER_BUILDKIT ?= $(shell docker buildx version >/dev/null 2>&1 && echo 1 || echo 0)
 DOCKER_SOCKET ?= /var/run/docker.sock
+of_env = $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null)
 IMAGE := trading-dagster:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .PHONY: help run ui test test-e2e lint format bench lock clean docker-build docker-up docker-down docker-test
@@ -58,23 +59,24 @@ lock: .venv/.uv
 		--no-emit-index-url --no-header --quiet --output-file requirements-dev.lock
 
 docker-build:
-	docker build --quiet --tag $(IMAGE) .
+	docker build --quiet --tag $(IMAGE) $(foreach name,PYTHON_IMAGE POSTGRES_IMAGE,$(addprefix --build-arg $(name)=,$(call of_env,$(name)))) .
 
 docker-up: .env backups docker-build
 	docker compose up --detach --wait --no-build
 	@echo "up: http://127.0.0.1:$$(docker compose port webserver 3000 | cut -d: -f2), and docker compose ps"
 
 docker-down:
-	docker compose --profile '*' down
+	docker compose --profile '*' down --remove-orphans
 
 docker-test: .venv/.dev docker-build
 	$(BIN)/pytest -m "docker$(if $(DOCKER_ENGINE_RESTART),, and not restarts_engine)" -v -rP --durations=15
 
 # what Compose cannot find out by itself: a password for the database, and who may use the engine's socket
 .env:
-	@umask 077; { echo "POSTGRES_PASSWORD=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')"; \
-	  echo "DOCKER_GROUP=$$(stat -c %g $(DOCKER_SOCKET))"; } > $@
-	@echo "wrote .env, with a password for the database: keep a copy, a backup is restored without it but not the volume"
+	@umask 077; secret() { $(PYTHON) -c 'import secrets; print(secrets.token_hex(24))'; }; \
+	{ echo "POSTGRES_PASSWORD=$$(secret)"; echo "GRAFANA_PASSWORD=$$(secret)"; \
+	  echo "DOCKER_GROUP=$$(stat -c %g $(DOCKER_SOCKET))"; echo "RUN_CPUS=$$(($$(nproc) > 1 ? 2 : 1))"; } > $@
+	@echo "wrote .env, with new passwords: the database on its volume opens with this one only"
 
 # the containers write to it as user 1000
 backups:

@@ -35,14 +35,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "jobs": LOGIC | BASE | {"checks", "executors"},  # which checks a job runs, and where
     "checks": LOGIC | BASE | {"checks"},
     "operator_jobs": LOGIC | BASE | {"executors"},
-    "maintenance_jobs": LOGIC | BASE,
+    "maintenance_jobs": LOGIC | BASE | {"executors"},
     "schedules": LOGIC | BASE | {"jobs", "operator_jobs", "maintenance_jobs"},
     "sensors": LOGIC | BASE | {"jobs"},
     "assets": LOGIC | BASE | {"assets", "checks", "executors"},
     "definitions": STAGES | LOGIC | BASE,
     "cli": TOP | STAGES | LOGIC | BASE,
     "operator_cli": TOP | LOGIC | BASE,
-    "maintenance_cli": TOP | LOGIC | BASE,
+    "maintenance_cli": TOP | LOGIC | BASE | {"executors"},
     "__init__": frozenset(),
 }
 """What each room of the package may import of the project."""

@@ -20,6 +20,7 @@ What has no lane never waits: to halt, cancel, flatten and resume is possible be
 
 EXECUTION_LANE = {LANE_TAG: "execution"}
 RESEARCH_LANE = {LANE_TAG: "research"}
+MAINTENANCE_LANE = {LANE_TAG: "maintenance"}
 
 EXECUTION_POOL = "execution"
 """Pool of the asset that trades, for runs that no job's tag holds back: those of assets chosen by hand."""

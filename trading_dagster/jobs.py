@@ -7,7 +7,7 @@ import dagster as dg
 
 from trading_dagster.calendar import session_calendar
 from trading_dagster.checks.freshness import CHECK_NAME
-from trading_dagster.executors import EXECUTION_LANE, RESEARCH_LANE, research_executor
+from trading_dagster.executors import EXECUTION_LANE, MAINTENANCE_LANE, RESEARCH_LANE, research_executor
 from trading_dagster.resources.freshness import WATCHED
 from trading_dagster.resources.quarantine import release
 from trading_dagster.resources.tables import Tables
@@ -37,6 +37,7 @@ fetch_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("bars", "corporate_actions") - FRESHNESS_CHECKS,
     executor_def=dg.in_process_executor,
     description="Market data alone, up to a session.",
+    tags=RESEARCH_LANE,
 )
 
 training_job = dg.define_asset_job(
@@ -60,6 +61,7 @@ freshness_job = dg.define_asset_job(
     selection=FRESHNESS_CHECKS,
     executor_def=dg.in_process_executor,
     description="Is the newest session there that should be? Materialises nothing.",
+    tags=MAINTENANCE_LANE,
 )
 
 

@@ -189,7 +189,8 @@ def exporter(port: int, host: str) -> None:
 @click.option(
     "--every", default=5.0, show_default=True, type=click.FloatRange(min=1), help="Seconds between two looks."
 )
-def housekeeper(days: float | None, labels: tuple[str, ...], every: float) -> None:
+@click.option("--sign", type=click.Path(path_type=Path), help="File whose time says when it looked last.")
+def housekeeper(days: float | None, labels: tuple[str, ...], every: float, sign: Path | None) -> None:
     """Stop containers whose run was cancelled, timed out or deleted; remove old ones each hour. Goes on until stopped.
 
     Engine or storage that does not answer is told, and asked again the next time.
@@ -213,12 +214,14 @@ def housekeeper(days: float | None, labels: tuple[str, ...], every: float) -> No
             with dagster_instance(settings) as instance:
                 while True:
                     for name, why in stop_outlived(instance, labels).items():
-                        click.echo(f"stopped {name}: {why}")
+                        click.echo(f"{name}: {why}")
                     if keep is not None and (pruned_at is None or time.monotonic() - pruned_at >= 3600):
                         done = prune(keep, labels)
                         pruned_at = time.monotonic()
                         if done.removed or done.problems:
                             click.echo(str(done))
+                    if sign is not None:
+                        sign.touch()
                     time.sleep(every)
         except (EngineError, DagsterPostgresException, SQLAlchemyError) as error:
             click.echo(f"error: {error}", err=True)

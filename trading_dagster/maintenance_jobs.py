@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from trading_dagster.executors import MAINTENANCE_LANE
 from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
-MAINTENANCE = {"dagster/max_retries": "0", "trading/lane": "maintenance"}
+MAINTENANCE = {"dagster/max_retries": "0", **MAINTENANCE_LANE}
 
 
 @dg.op(description="Write Dagster's storage, logs, tables and ledger into a new folder.")

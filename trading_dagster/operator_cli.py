@@ -68,7 +68,8 @@ def halt(operator: str, reason: str, reduce_only: bool, as_json: bool) -> None:
         settings = load_settings()
         ledger = SqlLedger(settings.resolved_ledger_url)
         state = operations.halt(ledger, settings.strategy, operator, reason, reduce_only=reduce_only)
-    _print(halt_as_dict(state), str(state), as_json=as_json)
+    # with another ledger than that of the deployment, nothing would be halted there
+    _print({**halt_as_dict(state), "ledger": ledger.address}, f"{state}\nledger: {ledger.address}", as_json=as_json)
 
 
 @click.command()

@@ -14,6 +14,8 @@ from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import Settings
 
 NO_RETRIES = {"dagster/max_retries": "0"}
+URGENT = {"dagster/priority": "100"}
+"""Before whatever waits in the queue."""
 
 
 class SignedConfig(dg.Config):
@@ -207,8 +209,8 @@ def _show(context: dg.OpExecutionContext, text: str, plain: Any, failure: str = 
     context.add_output_metadata(shown)
 
 
-def _job(name: str, op: Any, description: str, lane: Mapping[str, str] | None = None) -> dg.JobDefinition:
-    tags = {**NO_RETRIES, **(lane or {})}
+def _job(name: str, op: Any, description: str, queue: Mapping[str, str] | None = None) -> dg.JobDefinition:
+    tags = {**NO_RETRIES, **(queue or {})}
 
     # in one process: an operator who halts does not wait for another one to start
     @dg.job(name=name, description=description, executor_def=dg.in_process_executor, tags=tags)
@@ -228,10 +230,10 @@ reconcile_job = _job(
 
 OPERATOR_JOBS: Sequence[dg.JobDefinition] = [
     _job("status", show_status, "Where the strategy stands; the same as `trading status`."),
-    _job("halt", halt_trading, "Stop trading at once; the same as `trading halt`."),
-    _job("resume", resume_trading, "Trade again; the same as `trading resume`."),
-    _job("cancel", cancel_orders, "Cancel open orders; the same as `trading cancel`."),
-    _job("flatten", flatten_account, "Close everything that the broker holds; the same as `trading flatten`."),
+    _job("halt", halt_trading, "Stop trading at once; the same as `trading halt`.", URGENT),
+    _job("resume", resume_trading, "Trade again; the same as `trading resume`.", URGENT),
+    _job("cancel", cancel_orders, "Cancel open orders; the same as `trading cancel`.", URGENT),
+    _job("flatten", flatten_account, "Close everything that the broker holds; the same as `trading flatten`.", URGENT),
     reconcile_job,
     _job("list_orders", show_orders, "Orders with their states and fills; the same as `trading orders`."),
     _job("explain_order", explain_an_order, "Why an order was sent; the same as `trading explain`."),

@@ -21,14 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A new installation on the sample, all healthy, with the month's model fitted."""
+    """A new installation on the sample, all healthy, with the models of two months fitted."""
     require_engine()
     found = Installation(tmp_path_factory.mktemp("installation"), f"trading-test-{os.getpid()}")
     try:
         found.up()
-        # what is known before December, and December's model: the daily stages need it
+        # what is known before December, and the models of the months in which there are sessions to compute
         found.succeed("fetch", "2022-11-30")
-        found.succeed("training", "2022-12-01")
+        found.succeed("training", "2022-11-01", "2022-12-01")
         yield found
     finally:
         found.remove()

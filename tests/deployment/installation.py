@@ -109,7 +109,7 @@ class Installation:
 
     def trading(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """A command of `trading`, as the README gives it."""
-        return self.try_compose("run", "--rm", "--no-deps", "trading", *words, timeout=timeout)
+        return self.try_compose("run", "--rm", "trading", *words, timeout=timeout)
 
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container."""
@@ -177,7 +177,10 @@ class Installation:
         found: dict[str, Any] = {}
 
         def look() -> bool:
-            found.update(self.run(run_id))
+            try:
+                found.update(self.run(run_id))
+            except (OSError, AssertionError):
+                return False  # its database is away for the moment; that it comes back is what the time is for
             return found["status"] in until
 
         eventually(f"run {run_id} is {' or '.join(until)}", look, seconds)

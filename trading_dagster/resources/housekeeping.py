@@ -23,6 +23,11 @@ STOP_SECONDS = 60
 """From SIGTERM to SIGKILL: time to record what the broker has answered."""
 
 
+CONTAINER_TAG = "docker/container_id"
+HOST_NAME_LENGTH = 12
+"""A container's host name is the beginning of its id."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """A run as Dagster has it.
@@ -79,25 +84,40 @@ def stop_outlived(
     Returns
     -------
     mapping of str to str
-        Name of each container that was stopped, and why.
+        What was done with each container that outlives its run, by name.
 
     Raises
     ------
     EngineError
         If the engine does not answer.
     """
+    import docker
+
     stopped: dict[str, str] = {}
     with engine(connect) as client:
         running = client.containers.list(filters={"label": label_filters(labels)}, ignore_removed=True)
         for container in running:
-            # a step's own container has the label without an id: its run's container stops it
-            if not container.labels[RUN_LABEL]:
+            run_id = container.labels[RUN_LABEL] or _run_inside(instance, str(container.id))
+            if run_id is None:
                 continue
-            why = outlived(_state(instance, container.labels[RUN_LABEL]), now or datetime.now(UTC))
-            if why is not None:
+            why = outlived(_state(instance, run_id), now or datetime.now(UTC))
+            if why is None:
+                continue
+            try:
                 container.stop(timeout=STOP_SECONDS)
-                stopped[str(container.name)] = why
+                stopped[str(container.name)] = f"stopped, since {why}"
+            except docker.errors.APIError as error:
+                # the next ones are stopped all the same, and this one is tried again
+                stopped[str(container.name)] = f"NOT STOPPED although {why}: {error.explanation or error}"
     return stopped
+
+
+def _run_inside(instance: dg.DagsterInstance, container: str) -> str | None:
+    """Run that a command started in its own container, which has the label without an id; None for any other."""
+    import dagster as dg
+
+    runs = instance.get_runs(dg.RunsFilter(tags={CONTAINER_TAG: container[:HOST_NAME_LENGTH]}), limit=1)
+    return runs[0].run_id if runs else None
 
 
 def _state(instance: dg.DagsterInstance, run_id: str) -> RunState | None:

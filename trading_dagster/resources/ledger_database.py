@@ -36,11 +36,11 @@ class LedgerDatabase:
         self._url = make_url(url)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._shown})"
+        return f"{type(self).__name__}({self.address})"
 
     @property
-    def _shown(self) -> str:
-        """Its URL without what may be a secret: drivers take a password among the parameters, too."""
+    def address(self) -> str:
+        """URL without what may be a secret: drivers take a password among the parameters, too."""
         return self._url.set(query={}).render_as_string(hide_password=True)
 
     @functools.cached_property
@@ -58,7 +58,7 @@ class LedgerDatabase:
                 migrate(engine)
         except ProgrammingError as error:
             raise LedgerUnavailableError(
-                f"the ledger {self._shown} cannot be opened: {_words(error)}; correct TRADING_LEDGER_URL"
+                f"the ledger {self.address} cannot be opened: {_words(error)}; correct TRADING_LEDGER_URL"
             ) from None
         return engine
 
@@ -68,7 +68,7 @@ class LedgerDatabase:
             return create_engine(self._url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
         except (ArgumentError, ImportError) as error:
             raise LedgerUnavailableError(
-                f"there is no driver for the ledger {self._shown}: {error}; use postgresql:// or sqlite:///"
+                f"there is no driver for the ledger {self.address}: {error}; use postgresql:// or sqlite:///"
             ) from None
 
     def _make_folder(self) -> None:
@@ -103,7 +103,7 @@ class LedgerDatabase:
             raise
         except DBAPIError as error:
             raise LedgerUnavailableError(
-                f"the ledger {self._shown} cannot be used: "
+                f"the ledger {self.address} cannot be used: "
                 f"{_words(error)}. Without it nothing is traded; bring the database back, or "
                 "restore it from a backup"
             ) from None
