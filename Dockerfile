@@ -18,21 +18,23 @@ RUN apt-get update -qq \
  && /opt/uv/bin/pip install --quiet --no-cache-dir "uv==${UV_VERSION}" \
  && python3 -m venv --without-pip /opt/libraries
 COPY requirements.lock /build/
-# What is taken away, 260 MB: the libraries' own tests, headers and stubs; source maps; Arrow's Flight and the browser
-# half of plotly, which nothing here uses; symbols. Libraries in *.libs were patched when their wheels were made, and do
+# What is taken away, 270 MB: the libraries' own tests, headers and stubs; source maps; Arrow's Flight, the browser half
+# of plotly and pictures, which nothing here uses; symbols. Libraries in *.libs were patched when their wheels were made, and do
 # not survive `strip`.
 RUN VIRTUAL_ENV=/opt/libraries /opt/uv/bin/uv pip sync --quiet --no-cache /build/requirements.lock \
  && cd /opt/libraries/lib/python3*/site-packages \
  && find . -type d -name tests -prune -exec rm -rf {} + \
  && find . -type f -regex '.*\.\(map\|pyi\|pyx\|pxd\|[ch]\|hpp\)' -delete \
- && rm -rf pyarrow/libarrow_flight* pyarrow/_flight* plotly/package_data plotly/labextension \
+ && rm -rf pyarrow/libarrow_flight* pyarrow/_flight* plotly/package_data plotly/labextension *.dist-info/sboms \
+      great_expectations/render/view/static/images \
  && find . -name "*.so*" -type f -not -path "*.libs/*" -exec strip --strip-unneeded {} +
 
 FROM libraries AS application
 COPY pyproject.toml README.md LICENSE /build/
 COPY trading_dagster /build/trading_dagster
 RUN /opt/uv/bin/uv pip install --quiet --no-cache --no-deps --python /opt/libraries/bin/python \
-    --target /opt/application /build
+    --target /opt/application /build \
+ && chmod -R a+rX /opt/application
 ENV PATH=/opt/application/bin:/opt/libraries/bin:$PATH \
     PYTHONPATH=/opt/application \
     PYTHONPYCACHEPREFIX=/opt/bytecode
@@ -61,7 +63,7 @@ COPY --from=application /opt/bytecode /opt/bytecode
 COPY dagster.yaml workspace.yaml /opt/dagster/
 COPY deploy/webserver/dagster.yaml /opt/dagster/webserver/
 # whoever cloned the repository may have kept others from reading it
-RUN chmod -R a+rX /opt/dagster /opt/application
+RUN chmod -R a+rX /opt/dagster
 # The root file system is read-only where it runs: all that is written goes to /data, and for the moment to /tmp.
 ENV PATH=/opt/application/bin:/opt/libraries/bin:$PATH \
     PYTHONPATH=/opt/application \

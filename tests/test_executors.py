@@ -86,6 +86,7 @@ def test_a_worker_without_a_queue_says_what_to_set(monkeypatch: pytest.MonkeyPat
 
 LANES = {
     "daily": "execution", "reconcile": "execution", "research_backfill": "research", "training": "research",
+    "fetch": "research", "freshness": "maintenance", "backup": "maintenance", "retention": "maintenance",
 }  # fmt: skip
 
 
@@ -95,6 +96,8 @@ def test_what_trades_waits_and_what_stops_it_does_not() -> None:
         assert lanes[name] == lane, name
     for name in ("halt", "flatten", "cancel", "resume", "status", "list_orders", "explain_order"):
         assert lanes[name] is None, name
+    for name in ("halt", "flatten", "cancel", "resume"):
+        assert int(defs.resolve_job_def(name).tags["dagster/priority"]) > 0
 
 
 def test_orders_chosen_by_hand_wait_too() -> None:
