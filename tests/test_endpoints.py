@@ -157,7 +157,6 @@ REFUSED = [
     "127.0.0.1:8000",
     "localhost",
     # nothing
-    "",
     " ",
     "/",
     "https://",
@@ -217,6 +216,14 @@ def test_paper_and_this_machine_are_accepted(clean: pytest.MonkeyPatch, endpoint
 
 def test_default_is_the_paper_host(clean: pytest.MonkeyPatch) -> None:
     assert load_settings().alpaca_endpoint == PAPER_ENDPOINT == "https://paper-api.alpaca.markets"
+
+
+def test_an_empty_one_is_the_paper_host_and_nothing_else(clean: pytest.MonkeyPatch) -> None:
+    # Compose passes on a variable that nobody set as an empty one
+    clean.setenv("ALPACA_ENDPOINT", "")
+    assert load_settings().alpaca_endpoint == PAPER_ENDPOINT
+    with pytest.raises(ValueError, match="on paper only"):
+        AlpacaBroker("key", "secret", "")
 
 
 def test_it_is_refused_whatever_the_broker_is(clean: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,11 @@ def test_the_setting_names_the_executor(executor: str) -> None:
     assert research_executor(chosen(executor)).name == executor
 
 
-@pytest.mark.parametrize("executor", ["", "multiprocess", "docker", "celery"])
+@pytest.mark.parametrize(
+    "executor",
+    # a process each, which imports everything: the plain one, and one of those with a library of their own
+    ["", "celery", pytest.param("multiprocess", marks=pytest.mark.e2e), pytest.param("docker", marks=pytest.mark.e2e)],
+)
 def test_only_research_leaves_its_process(executor: str, tmp_path: Path) -> None:
     found = job_executors(
         TRADING_EXECUTOR=executor, TRADING_CELERY_BROKER=QUEUE, TRADING_DATA_DIR=str(tmp_path), HOME=str(tmp_path)

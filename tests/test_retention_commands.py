@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,23 @@ from trading_dagster.settings import Settings
 DAY = date(2020, 3, 9)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables with more small files than are left alone, to be copied."""
+    folder = tmp_path_factory.mktemp("model") / "tables"
+    for number in range(34):
+        day = DAY + timedelta(days=number)
+        Tables(str(folder)).replace("allocation", allocation_rows([day]), day, day)
+    return folder
+
+
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with one table, which the commands use."""
     monkeypatch.setenv("TRADING_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "data" / "dagster"))
-    folder = tmp_path / "data"
-    for number in range(34):
-        day = DAY + timedelta(days=number)
-        Tables(str(folder / "tables")).replace("allocation", allocation_rows([day]), day, day)
-    return folder
+    shutil.copytree(model, tmp_path / "data" / "tables")
+    return tmp_path / "data"
 
 
 def trading(*words: str) -> Result:

@@ -117,6 +117,9 @@ BAD = [
     (low_above_close, ["1 rows of KO have a low above the close; the first is KO on 2021-03-16 (low 999.0, close "]),
     (adjusted_for_its_split, ["KO has a split that its prices do not show", "2 for 1 on 2021-08-13", "as traded"]),
 ]
+SOME = (text_price, Path.unlink, bar_of_1999, double_date, negative_price, no_newest_bar, missing_session)
+"""One of each way to be bad, for the fast tests: two runs of seconds each."""
+
 REMEDY = (
     "Nothing of these symbols was stored; what came of the others was. Correct the data and run again, or take them "
     "out of TRADING_UNIVERSE, or set TRADING_POLICY=exclude to go on without them."
@@ -149,7 +152,13 @@ def closes(sample_closes: pd.DataFrame) -> pd.DataFrame:
     return sample_closes.loc["2021":, ["JNJ", "KO"]]
 
 
-@pytest.mark.parametrize(("spoil", "parts"), BAD, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        pytest.param(spoil, parts, id=spoil.__name__, marks=() if spoil in SOME else pytest.mark.e2e)
+        for spoil, parts in BAD
+    ],
+)
 def test_a_bad_file_is_refused_whole_and_can_be_repaired(
     tmp_path: Path, closes: pd.DataFrame, spoil: Callable[[Path], None], parts: list[str]
 ) -> None:
@@ -210,8 +219,8 @@ def test_a_run_in_mode_exclude_goes_on_without_the_symbol(tmp_path: Path, sample
     assert set(made.tables.read("volatility")["symbol"]) == {"JNJ"}
 
 
-def test_what_was_stored_before_stays_when_a_file_goes_bad(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
-    folder = write_prices(tmp_path / "prices", sample_closes[["JNJ", "KO"]])
+def test_what_was_stored_before_stays_when_a_file_goes_bad(tmp_path: Path, closes: pd.DataFrame) -> None:
+    folder = write_prices(tmp_path / "prices", closes)
     made = make_installation(tmp_path, source="files", files_dir=folder, universe=("JNJ", "KO"), max_weight=0.5)
     assert made.run("2022-12-27", assets=["bars"]).failures == {}
     before = made.tables.read("bars")

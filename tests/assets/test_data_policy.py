@@ -29,6 +29,20 @@ def with_young(folder: Path, closes: pd.DataFrame, bars: int, policy: str = "abo
     )
 
 
+@pytest.fixture(scope="module")
+def recent(sample_closes: pd.DataFrame) -> pd.DataFrame:
+    """Enough bars for every stage, and sooner judged than all of them."""
+    return sample_closes.iloc[-1600:]
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory, recent: pd.DataFrame) -> Installation:
+    """Bars stored, too few of one symbol for the phasing."""
+    made = with_young(tmp_path_factory.mktemp("fetched"), recent, bars=1000)
+    assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
+    return made
+
+
 def violations(made: Installation) -> list[tuple[str, str, int, int, str]]:
     with made.ledger.transaction() as db:
         found = db.scalars(select(PolicyViolationRow).order_by(PolicyViolationRow.id)).all()
@@ -39,8 +53,8 @@ def log_lines(made: Installation) -> list[str]:
     return (made.settings.data_dir / "logs" / "policy_violations.log").read_text().splitlines()
 
 
-def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
-    made = with_young(tmp_path, sample_closes, bars=1000)
+def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, recent: pd.DataFrame) -> None:
+    made = with_young(tmp_path, recent, bars=1000)
     outcome = made.run(SESSION)
     assert not outcome.success
     assert set(outcome.failures) == {"phasing"}
@@ -56,25 +70,19 @@ def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, sample_c
 
 
 @pytest.mark.parametrize("stage", ["regime", "volatility"])
-def test_a_stage_with_enough_bars_materialises_alone(tmp_path: Path, sample_closes: pd.DataFrame, stage: str) -> None:
-    made = with_young(tmp_path, sample_closes, bars=1000)
-    assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
-    assert made.run(SESSION, assets=[stage]).failures == {}
-    assert "YOUNG" in set(made.tables.read(stage)["symbol"])
+def test_a_stage_with_enough_bars_materialises_alone(fetched: Installation, stage: str) -> None:
+    assert fetched.run(SESSION, assets=[stage]).failures == {}
+    assert "YOUNG" in set(fetched.tables.read(stage)["symbol"])
 
 
-def test_the_policy_cannot_be_bypassed_by_materialising_one_asset_alone(
-    tmp_path: Path, sample_closes: pd.DataFrame
-) -> None:
-    made = with_young(tmp_path, sample_closes, bars=1000)
-    assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
-    outcome = made.run(SESSION, assets=["phasing"])
+def test_the_policy_cannot_be_bypassed_by_materialising_one_asset_alone(fetched: Installation) -> None:
+    outcome = fetched.run(SESSION, assets=["phasing"])
     assert "1500 are needed" in outcome.failures["phasing"]
-    assert "phasing" not in made.stored()
+    assert "phasing" not in fetched.stored()
 
 
-def test_300_bars_stop_volatility_too_but_not_regime(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
-    made = with_young(tmp_path, sample_closes, bars=300)
+def test_300_bars_stop_volatility_too_but_not_regime(tmp_path: Path, recent: pd.DataFrame) -> None:
+    made = with_young(tmp_path, recent, bars=300)
     outcome = made.run(SESSION)
     assert set(outcome.failures) == {"phasing", "volatility"}
     assert (
@@ -101,6 +109,7 @@ def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_cl
     assert ("phasing", "YOUNG", 1000, 1500, "exclude") in violations(made)
 
 
+@pytest.mark.e2e  # four runs of the pipeline; the gate alone: tests/execution/test_gates
 def test_orders_are_held_back_by_an_upstream_verdict(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
     made = make_installation(tmp_path, universe=("JNJ", "KO", "XOM"), max_weight=0.4)
     made.train("2022-12-01", "2022-11-30")
@@ -131,17 +140,17 @@ def ending(folder: Path, closes: pd.DataFrame, missing_from: str, policy: str = 
     )
 
 
-def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
+def test_a_symbol_without_a_bar_at_the_session_is_stale(tmp_path: Path, recent: pd.DataFrame) -> None:
     # four sessions without a bar: too few to say that it is gone
-    made = ending(tmp_path, sample_closes, "2022-12-22")
+    made = ending(tmp_path, recent, "2022-12-22")
     outcome = made.run(SESSION, assets=["bars"])
     assert "KO has no bar at the session; the first is KO (the newest is 2022-12-21)" in outcome.failures["bars"]
     assert set(made.tables.read("bars")["symbol"]) == {"JNJ"}
     assert made.ledger.verdicts(pd.Timestamp(SESSION).date(), ["bars"]) == {"bars": False}
 
 
-def test_a_stale_symbol_is_left_out_in_mode_exclude(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
-    made = ending(tmp_path, sample_closes, "2022-12-22", policy="exclude")
+def test_a_stale_symbol_is_left_out_in_mode_exclude(tmp_path: Path, recent: pd.DataFrame) -> None:
+    made = ending(tmp_path, recent, "2022-12-22", policy="exclude")
     outcome = made.run(SESSION, assets=["bars"])
     assert outcome.failures == {}
     assert set(made.tables.read("bars")["symbol"]) == {"JNJ"}
@@ -150,10 +159,8 @@ def test_a_stale_symbol_is_left_out_in_mode_exclude(tmp_path: Path, sample_close
     ]
 
 
-def test_a_symbol_without_bars_for_five_sessions_has_left_the_universe(
-    tmp_path: Path, sample_closes: pd.DataFrame
-) -> None:
-    made = ending(tmp_path, sample_closes, "2022-12-21")
+def test_a_symbol_without_bars_for_five_sessions_has_left_the_universe(tmp_path: Path, recent: pd.DataFrame) -> None:
+    made = ending(tmp_path, recent, "2022-12-21")
     outcome = made.run(SESSION, assets=["bars", "corporate_actions", "regime"])
     assert outcome.failures == {}
     assert violations(made) == []

@@ -206,7 +206,8 @@ def test_halt_needs_the_ledger_alone(office: Office, fault: str) -> None:
         **({"PYTHONPATH": str(_without_dagster(office.data))} if fault == "dagster without a home" else {}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] == "HALTED"
+    told = json.loads(done.stdout)
+    assert (told["state"], told["ledger"]) == ("HALTED", f"sqlite:///{office.data / 'ledger.db'}")
     assert done.stderr == ""
     assert not home.exists()
     assert office.state == "HALTED"

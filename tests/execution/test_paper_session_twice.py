@@ -95,6 +95,7 @@ class _Address:
         self.prices = {"AAA": D(100), "BBB": D(50), "CCC": D(20)}
 
 
+@pytest.mark.e2e  # two threads do the same above
 def test_two_processes_at_once_trade_once(paper, server):
     paper.open()
     context = multiprocessing.get_context("spawn")

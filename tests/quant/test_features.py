@@ -115,9 +115,14 @@ def test_a_price_that_never_moved_has_no_scale_and_no_phase() -> None:
     assert others["relative_reversal_5"].sum() == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("window", [21, 63, 126])
-def test_momentum_of_a_random_walk_has_unit_variance(window: int) -> None:
+@pytest.fixture(scope="module")
+def of_random_walks() -> pd.DataFrame:
     history = closes_history(random_walks(800, 300, seed=3))
-    table = feature_table(history, history.sessions[-1:])
+    return feature_table(history, history.sessions[-1:])
+
+
+@pytest.mark.parametrize("window", [21, 63, 126])
+def test_momentum_of_a_random_walk_has_unit_variance(of_random_walks: pd.DataFrame, window: int) -> None:
+    table = of_random_walks
     assert table[f"momentum_{window}"].std() == pytest.approx(1.0, abs=0.12)
     assert table[f"momentum_{window}"].mean() == pytest.approx(0.0, abs=0.12)

@@ -440,7 +440,7 @@ def test_lasting_fault_fails_its_batch_alone(
     fault, text = FAULTS[name]
     said: list[str] = []
     brief.faults.add(fault, always=True, symbol="SEVEN")
-    options: dict[str, Any] = {"request_seconds": 1.0} if name == "time_out" else {}
+    options: dict[str, Any] = {"request_seconds": 0.4} if name == "time_out" else {}
     answer = make_source(calendar, brief, **options).bars(["PLAIN", "SEVEN", "TWO"], FIRST, LAST, said.append)
     assert list(answer.failures) == ["SEVEN"]
     assert text in answer.failures["SEVEN"]

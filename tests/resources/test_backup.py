@@ -30,7 +30,7 @@ from .installations import DAYS, Place, contents, table_contents
 from .rows import allocation_rows
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.e2e)])
 def place(request: pytest.FixtureRequest, places: Places) -> Place:
     return places.filled("old", request.param)
 

@@ -223,6 +223,7 @@ def test_killed_around_the_commit_and_once_more(tables, when) -> None:
     one_copy_of(tables, MANY)
 
 
+@pytest.mark.e2e
 def test_killed_at_any_moment_and_once_more(tables) -> None:
     # one commit after the other until killed: most of the time the process is inside of one
     revisions = [(number % 3, f"S{number}", 0, float(number)) for number in range(400)]
@@ -262,6 +263,7 @@ def test_processes_that_add_different_rows_lose_none(tables, race) -> None:
         assert sorted(closes) == [100.0 + number for number in range(PIECES)]
 
 
+@pytest.mark.e2e
 def test_processes_that_add_the_same_rows_double_none(tables, race) -> None:
     assert race(add_in_pieces, tables.uri, True) == [""] * WORKERS
     found = stored(tables, "bars").to_pandas()

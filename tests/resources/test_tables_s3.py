@@ -59,6 +59,7 @@ def test_revisions_stay_beside_each_other(tables: Tables) -> None:
     assert tables.read("bars", every_revision=True)["close"].tolist() == [10.0, 11.0]
 
 
+@pytest.mark.e2e
 def test_racing_processes_lose_nothing(bucket: str) -> None:
     # without anything that locks: each commit is a file that must not be there yet, which the storage sees to
     with racing_processes() as race:

@@ -401,7 +401,7 @@ def test_lasting_fault_fails_its_symbol_alone(calendar: SessionCalendar, brief: 
     fault, text = FAULTS[name]
     said: list[str] = []
     brief.faults.add(fault, always=True, symbol="SEVEN")
-    options: dict[str, Any] = {"request_seconds": 1.0} if name == "time_out" else {}
+    options: dict[str, Any] = {"request_seconds": 0.4} if name == "time_out" else {}
     source = make_source(calendar, brief, seconds=600.0, **options)
     answer = source.bars(["PLAIN", "SEVEN", "TWO"], FIRST, LAST, said.append)
     assert list(answer.failures) == ["SEVEN"]
