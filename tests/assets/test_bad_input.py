@@ -117,7 +117,7 @@ BAD = [
     (low_above_close, ["1 rows of KO have a low above the close; the first is KO on 2021-03-16 (low 999.0, close "]),
     (adjusted_for_its_split, ["KO has a split that its prices do not show", "2 for 1 on 2021-08-13", "as traded"]),
 ]
-SOME = (text_price, Path.unlink, bar_of_1999, double_date, negative_price, no_newest_bar, missing_session)
+SOME = (text_price, bar_of_1999, negative_price, no_newest_bar, missing_session)
 """One of each way to be bad, for the fast tests: two runs of seconds each."""
 
 REMEDY = (

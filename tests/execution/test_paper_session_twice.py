@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from tests.servers.faults import forbidden, server_error
 from trading_dagster.execution.gates import Gate
 from trading_dagster.execution.halts import Cause

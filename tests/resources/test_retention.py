@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -274,6 +275,20 @@ def append_days(tables: Tables, first: int, last: int) -> None:
         tables.replace("allocation", allocation_rows([session(number)], 0.1), session(number), session(number))
 
 
+@pytest.fixture(scope="module")
+def forty_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of forty small files, to be copied."""
+    folder = tmp_path_factory.mktemp("forty") / "tables"
+    append_days(Tables(str(folder)), 0, 40)
+    return folder
+
+
+@pytest.fixture
+def many_files(forty_days: Path, tables: Tables) -> Tables:
+    shutil.copytree(forty_days, tables.uri)
+    return tables
+
+
 def make_older(tables: Tables, name: str, days: int) -> None:
     """Let everything that a table has on disk be so many days older, its log's own times included."""
     folder = Path(tables.uri) / name
@@ -306,8 +321,8 @@ def files_of(tables: Tables, name: str) -> set[str]:
 WEEK = timedelta(days=7)
 
 
-def test_small_files_are_merged_and_no_row_changes(tables: Tables) -> None:
-    append_days(tables, 0, 40)
+def test_small_files_are_merged_and_no_row_changes(many_files: Tables) -> None:
+    tables = many_files
     before, version = tables.read("allocation"), tables.version("allocation")
     assert len(DeltaTable(f"{tables.uri}/allocation").file_uris()) == 40
     tidied = tables.tidy("allocation", WEEK)
@@ -515,23 +530,22 @@ def test_without_days_or_with_too_few_nothing_is_done(asked: int | None, message
         days_to_keep(asked, None)
 
 
-def test_all_is_done_and_told(tables: Tables, tmp_path: Path) -> None:
-    append_days(tables, 0, 32)
+def test_all_is_done_and_told(many_files: Tables, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         run(instance, prices, DAYS[0])
-        done = apply_retention(tables, instance, 30, datetime.now(UTC) + timedelta(days=31))
+        done = apply_retention(many_files, instance, 30, datetime.now(UTC) + timedelta(days=31))
         plain = as_dict(done)
         assert json.loads(json.dumps(plain)) == plain
         assert plain["runs"]["runs"] == 1
-        assert plain["tables"] == {"allocation": {"files": 1, "merged": 32, "removed": 0, "log_entries": 0, "bytes": 0}}
+        assert plain["tables"] == {"allocation": {"files": 1, "merged": 40, "removed": 0, "log_entries": 0, "bytes": 0}}
         assert plain["problems"] == []
         shown = as_text(done)
         assert f"event log      {plain['runs']['events']} lines of 1 runs" in shown
-        assert "allocation     32 files merged, 0 removed, 0 log entries, 0 bytes; 1 left" in shown
+        assert "allocation     40 files merged, 0 removed, 0 log entries, 0 bytes; 1 left" in shown
 
 
-def test_what_fails_is_told_and_the_rest_is_done(tables: Tables, tmp_path: Path) -> None:
-    append_days(tables, 0, 32)
+def test_what_fails_is_told_and_the_rest_is_done(many_files: Tables, tmp_path: Path) -> None:
+    tables = many_files
     (Path(tables.uri) / "bars" / "_delta_log").mkdir(parents=True)
     (Path(tables.uri) / "bars" / "_delta_log" / f"{0:020d}.json").write_text("no JSON", encoding="utf-8")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -541,7 +555,7 @@ def test_what_fails_is_told_and_the_rest_is_done(tables: Tables, tmp_path: Path)
         engine.dispose()
         done = apply_retention(tables, instance, 30)
     assert done.runs is None
-    assert done.tables["allocation"].merged == 32
+    assert done.tables["allocation"].merged == 40
     assert [problem.split(":")[0] for problem in done.problems] == ["runs", "table bars"]
     assert done.problems[0] == "runs: NoSuchTableError: runs"
     assert "NOT DONE       runs" in as_text(done)
