@@ -107,9 +107,10 @@ class Installation:
             docker("rm", "--force", "--volumes", *runs)
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "20")
 
-    def trading(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def trading(self, *words: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         """A command of `trading`, as the README gives it."""
-        return self.try_compose("run", "--rm", "trading", *words, timeout=timeout)
+        given = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+        return self.try_compose("run", "--rm", *given, "trading", *words, timeout=timeout)
 
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container."""
