@@ -113,7 +113,7 @@ def inspect_network(name: str) -> dict[str, Any]:
 def test_a_range_from_the_command_line_is_not_taken_for_dead(installation: Installation) -> None:
     """The daemon looks for the container of every run under way; this one's is not of its making."""
     # in an account of its own, so that the sessions of the tests below have orders to decide
-    done = installation.trading("run", "--from", "2022-11-30", "--to", "2022-12-16", TRADING_STRATEGY="range")
+    done = installation.trading("run", "--from", "2022-10-03", "--to", "2022-12-16", TRADING_STRATEGY="range")
     assert done.returncode == 0, done.stdout + done.stderr
     newest = installation.graphql("{ runsOrError(limit: 1) { ... on Runs { results { runId startTime endTime } } } }")
     [run] = newest["runsOrError"]["results"]
