@@ -353,7 +353,7 @@ HISTORY = """{ runsOrError { ... on Runs { results { runId status jobName startT
     assetMaterializations { runId partition timestamp } } } }"""
 
 
-def contents(installation: Installation) -> dict[str, object]:
+def contents(installation: Installation) -> dict[str, Any]:
     """Tables, ledger and the UI's history, each as a user reads them."""
     tables = installation.compose(
         "run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "trading", "-c", CONTENTS
@@ -369,7 +369,7 @@ def test_an_installation_that_was_lost_is_restored(installation: Installation) -
     backup = max(found.name for found in installation.backups.iterdir() if not found.name.startswith("."))
     installation.compose("stop", "daemon")
     before = contents(installation)
-    newest = before["history"]["runsOrError"]["results"].pop(0)  # type: ignore[index]  # the backup's own, still under way
+    newest = before["history"]["runsOrError"]["results"].pop(0)  # the backup's own, still under way
     assert newest["jobName"] == "backup"
 
     installation.remove()
@@ -380,11 +380,11 @@ def test_an_installation_that_was_lost_is_restored(installation: Installation) -
     print(told.stdout)
     installation.up()
     after = contents(installation)
-    after["history"]["runsOrError"]["results"].pop(0)  # type: ignore[index]
-    ledger: dict[str, Any] = after["ledger"]  # type: ignore[assignment]
+    after["history"]["runsOrError"]["results"].pop(0)
+    ledger = after["ledger"]
     # that it was restored is the one thing that the ledger knows more
     actions = ledger.pop("operator_actions")
-    assert actions != before["ledger"].pop("operator_actions")  # type: ignore[attr-defined]
+    assert actions != before["ledger"].pop("operator_actions")
     assert after == before
 
     refused = installation.trading("restore", f"/backups/{backup}")
