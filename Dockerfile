@@ -19,8 +19,8 @@ RUN apt-get update -qq \
  && python3 -m venv --without-pip /opt/libraries
 COPY requirements.lock /build/
 # What is taken away, 270 MB: the libraries' own tests, headers and stubs; source maps; Arrow's Flight, the browser half
-# of plotly and pictures, which nothing here uses; symbols. Libraries in *.libs were patched when their wheels were made, and do
-# not survive `strip`.
+# of plotly and pictures, which nothing here uses; symbols. Libraries in *.libs were patched when their wheels were
+# made, and do not survive `strip`.
 RUN VIRTUAL_ENV=/opt/libraries /opt/uv/bin/uv pip sync --quiet --no-cache /build/requirements.lock \
  && cd /opt/libraries/lib/python3*/site-packages \
  && find . -type d -name tests -prune -exec rm -rf {} + \

@@ -34,8 +34,6 @@ FAILED, WRONG_USE = 1, 2
 """Exit codes: a run failed; the command or a setting cannot be used."""
 
 HOST_TAG, PROCESS_TAG = "trading/host", "trading/process"
-CONTAINER_TAG = "docker/container_id"
-"""By which Dagster's launcher knows the container of a run, and its monitoring whether that lives."""
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -297,7 +295,9 @@ def _execute(
     """Run a job over a range of partitions in this process, printing each stage as it ends."""
     tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
     if type(instance.run_launcher).__name__ == "DockerRunLauncher":
-        # a run without a container would be marked as failed; this one's is named as its host is
+        from trading_dagster.resources.run_containers import CONTAINER_TAG
+
+        # the daemon marks a run without a container as failed; a container's host name leads to it as its id does
         tags[CONTAINER_TAG] = socket.gethostname()
     if len(keys) > 1:
         tags |= {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}

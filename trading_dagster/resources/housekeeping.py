@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from trading_dagster.resources.run_containers import RUN_LABEL, engine, label_filters
+from trading_dagster.resources.run_containers import CONTAINER_TAG, HOST_NAME_LENGTH, RUN_LABEL, engine, label_filters
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -21,11 +21,6 @@ GRACE = timedelta(seconds=30)
 
 STOP_SECONDS = 60
 """From SIGTERM to SIGKILL: time to record what the broker has answered."""
-
-
-CONTAINER_TAG = "docker/container_id"
-HOST_NAME_LENGTH = 12
-"""A container's host name is the beginning of its id."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +92,11 @@ def stop_outlived(
     with engine(connect) as client:
         running = client.containers.list(filters={"label": label_filters(labels)}, ignore_removed=True)
         for container in running:
-            run_id = container.labels[RUN_LABEL] or _run_inside(instance, str(container.id))
-            if run_id is None:
-                continue
-            why = outlived(_state(instance, run_id), now or datetime.now(UTC))
+            run_id = container.labels[RUN_LABEL]
+            if run_id:
+                why = outlived(_state(instance, run_id), now or datetime.now(UTC))
+            else:
+                why = cancelled_inside(instance, str(container.id))
             if why is None:
                 continue
             try:
@@ -112,12 +108,16 @@ def stop_outlived(
     return stopped
 
 
-def _run_inside(instance: dg.DagsterInstance, container: str) -> str | None:
-    """Run that a command started in its own container, which has the label without an id; None for any other."""
+def cancelled_inside(instance: dg.DagsterInstance, container: str) -> str | None:
+    """Why the container of a command, which has the label without an id, must be stopped; None where it may go on.
+
+    It is not stopped when its run has ended: a command may have more to do, and a person's shell certainly.
+    """
     import dagster as dg
 
-    runs = instance.get_runs(dg.RunsFilter(tags={CONTAINER_TAG: container[:HOST_NAME_LENGTH]}), limit=1)
-    return runs[0].run_id if runs else None
+    tags, statuses = {CONTAINER_TAG: container[:HOST_NAME_LENGTH]}, [dg.DagsterRunStatus.CANCELING]
+    cancelled = instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses), limit=1)
+    return "a run inside it is being cancelled" if cancelled else None
 
 
 def _state(instance: dg.DagsterInstance, run_id: str) -> RunState | None:

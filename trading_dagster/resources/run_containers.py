@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RUN_LABEL = "dagster/run_id"
 """Label of every container that Dagster starts for a run, or for a step of one."""
 
+CONTAINER_TAG, HOST_NAME_LENGTH = "docker/container_id", 12
+"""Tag by which Dagster finds the container of a run; a container's own host name is the beginning of that id."""
+
 ENDED = frozenset({"exited", "dead"})
 """States in which nothing of a container runs, or will without being started again."""
 

@@ -1,7 +1,7 @@
 """The run launcher as the webserver has it, which must not reach the Docker engine.
 
 Belongs here: what the webserver does in the launcher's place. Runs are started by the daemon, with
-`dagster_docker.DockerRunLauncher` itself, and their containers are stopped by the housekeeper (`run_containers`).
+`dagster_docker.DockerRunLauncher` itself, and their containers are stopped by the housekeeper (`housekeeping`).
 """
 
 from dagster import DagsterRun
