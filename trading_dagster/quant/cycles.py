@@ -1,205 +1,244 @@
-"""Phasing: where price stands in its nominal 20-, 40- and 80-bar cycles, from past bars only.
+"""Phasing: where price stands in its nominal cycles, from past bars only.
 
-Belongs here: fitting a cycle to a window that ends at the session, and the lines drawn from it. Does not
-belong here: what to do about a cycle.
+Belongs here: fitting a cycle to a window that ends at the session, and assembling what is known of it. Does not
+belong here: the estimator, the turning points, and what to do about a cycle.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from trading_dagster.quant.prices import PriceHistory, long_rows
+from trading_dagster.quant.prices import PriceHistory
+from trading_dagster.quant.sinusoid import BLOCK, Band, Sinusoids, band, best_sinusoids, scan_p_values
+from trading_dagster.quant.standardised_returns import standardised_returns
+from trading_dagster.quant.turning_points import (
+    Troughs,
+    confirmed_troughs,
+    latest_position,
+    provisional_position,
+    reach_of,
+    smaller_troughs,
+    trough_spacing,
+    valid_trend_line,
+)
 
-NOMINAL_CYCLES = (20, 40, 80)
-WINDOW_PERIODS = 3
-"""Length of the fitted window in nominal periods: fewer cannot tell a cycle from a trend."""
+NOMINAL_CYCLES = (20, 40, 80, 160)
 
-PERIOD_RANGE = (0.75, 1.35)
-"""Shortest and longest period tried, relative to the nominal one."""
+WINDOW_PERIODS = 6.4
+"""Length of the fitted window in nominal periods: 128 to 1,024 bars."""
 
-PERIODS_TRIED = 13
+PERIOD_RANGE = (2.0**-0.5, 2.0**0.5)
+"""Shortest and longest period tried, relative to the nominal one: an octave, so that nominal cycles that double meet
+without a gap."""
 
-BLOCK = 64
-"""Rows of one matrix product; a multiple of every BLAS kernel's own block."""
+NOISES = np.array(["white", "random_walk"], dtype=object)
+
+INTERVAL = 1.6448536269514722
+"""Standard deviations on either side that hold nine tenths of a normal distribution."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Design:
-    """Least-squares operators of one candidate period over one window."""
-
-    period: float
-    solve: Floats  # (2, W): window -> coefficients of cosine and sine, time 0 at the window's end
-    basis: Floats  # (W, 4): orthonormal basis of constant, trend, cosine, sine
-    return_basis: Floats  # (W - 1, 3): orthonormal basis of constant, cosine, sine, for first differences
+Columns = dict[str, NDArray[np.generic]]
+FITTED = ("period", "phase", "amplitude", "snr_db", "p_value", "next_trough_bars", "next_trough_half_width", "noise")
 
 
 def phasing(
-    history: PriceHistory, sessions: pd.DatetimeIndex, cycles: tuple[int, ...] = NOMINAL_CYCLES
+    history: PriceHistory,
+    sessions: pd.DatetimeIndex,
+    cycles: tuple[int, ...] = NOMINAL_CYCLES,
+    windows: Mapping[int, int] | None = None,
 ) -> pd.DataFrame:
-    """Fit each nominal cycle to the window that ends at each session.
+    """Describe each nominal cycle of each symbol as of each session.
 
     Parameters
     ----------
     history : PriceHistory
     sessions : DatetimeIndex
-        Sessions to return.
+        Sessions to return; those absent from the history yield no rows.
     cycles : tuple of int
-        Nominal periods in bars. A longer cycle needs a longer window, so it answers later.
+        Nominal periods in bars, ascending. A longer cycle needs a longer window, so it answers later.
+    windows : mapping of int to int, optional
+        Bars fitted, by nominal cycle; 6.4 periods where none is given.
 
     Returns
     -------
     DataFrame
-        One row a session, symbol and cycle, sorted in that order: period (bars), phase (0 at a trough, 0.5
-        at a peak, in [0, 1)), amplitude (log price), snr_db, p_value, fld and fld_target (price as traded at
-        the session), fld_cross (-1, 0, 1), next_trough_bars. Phase, period and signal-to-noise ratio are
-        missing where the window is incomplete or the price constant.
+        One row a session, symbol and cycle, sorted in that order.
+
+        - ``period`` (bars), ``phase`` (0 at a trough, 0.5 at a peak, in [0, 1), at the session itself),
+          ``amplitude`` (log price, half the swing), ``snr_db``, ``p_value``, ``noise`` (``white`` or
+          ``random_walk``, the model that fits better);
+        - ``fld`` (price half a nominal cycle ago), ``fld_cross`` (-1, 0, 1), ``fld_target``;
+        - ``next_trough_bars`` with ``next_trough_lower`` and ``next_trough_upper``, a 90 % interval that is never
+          wider than the period, which is to know nothing; a negative end says it may lie behind;
+        - ``trough_provisional``, ``trough_confirmed``, ``peak_provisional``, ``peak_confirmed`` (dates),
+          ``trough_spacing`` (bars), ``smaller_troughs`` (count);
+        - ``vtl`` (price of the valid trend line) and ``vtl_break`` (-1, 0, 1).
+
+        Prices are as traded at the session. Where the window is incomplete all of the first and third group is
+        missing. Where price stood still over the window, amplitude is 0, the p-value 1 and the rest of them missing.
+
+    Raises
+    ------
+    ValueError
+        If a window is shorter than the longest period tried, or the cycles do not ascend.
 
     Notes
     -----
-    Over the window of W = 3 N bars, log price is regressed on a constant, a trend, and a cosine and sine of
-    each of 13 periods between 0.75 N and 1.35 N; the period with the smallest residual is kept (nonlinear
-    least squares on a grid [1]_). The p-value is that of the same period in the *returns* of the window:
-    levels of a random walk show a "cycle" in nearly every window, differences do not. With two
-    coefficients tested it is ``(RSS_1 / RSS_0) ** (nu / 2)``, the F(2, nu) tail in closed form, then
-    corrected for the 13 periods by Sidak's rule, which is conservative since neighbours are dependent.
+    Two models are fitted to the W bars of the window by nonlinear least squares [1]_:
 
-    The future line of demarcation (FLD) is price displaced forward by half the nominal cycle [2]_. A cross
+        ``white``:       ``log p[t] = c + d t + A cos(w t + q) + e[t]``,
+        ``random_walk``: ``log p[t] - log p[t-1] = m + (the difference of A cos(w t + q)) + e[t]``,
+
+    with e white and w free within an octave around the nominal frequency. Both densities are of the same W
+    bars up to the first level, with Jacobian 1, so the smaller residual variance is the larger likelihood.
+    Real prices are random walks nearly always: levels of one show a "cycle" in nearly every window, their
+    differences do not. The signal-to-noise ratio is that of the model, thus of returns for a random walk.
+    The p-value is corrected for the continuum of periods scanned [2]_; for a random walk it is that of the same
+    scan over volatility-standardised returns, or clustered volatility would pass for cycles or hide them.
+
+    The future line of demarcation (FLD) is price displaced forward by half the nominal cycle [3]_. A cross
     projects the move since the last extreme of the cycle onward by the same ratio, so that a target is
-    never below zero; it stands until the next cross.
+    never below zero; it stands until the next cross. The valid trend line (VTL) goes through the last two
+    confirmed troughs in log price; it breaks where the close crosses it.
+
+    A trough of a nominal cycle is the lowest bar within a third of the cycle on either side, and confirmed as
+    soon as that is known; a confirmed one never moves, a provisional one may.
 
     References
     ----------
     .. [1] Rife, D. C. and Boorstyn, R. R. (1974). "Single-tone parameter estimation from discrete-time
        observations". IEEE Transactions on Information Theory 20(5), 591-598.
-    .. [2] Hurst, J. M. (1970). The Profit Magic of Stock Transaction Timing. Prentice-Hall, ch. 3 and 6.
+    .. [2] Baluev, R. V. (2008). "Assessing the statistical significance of periodogram peaks". Monthly Notices
+       of the Royal Astronomical Society 385, 1279-1285.
+    .. [3] Hurst, J. M. (1970). The Profit Magic of Stock Transaction Timing. Prentice-Hall, ch. 3, 5 and 6.
     """
-    parts = []
-    for cycle in cycles:
-        columns = _fit_cycle(history, sessions, cycle)
-        part = long_rows(columns, sessions)
-        part.insert(2, "cycle", cycle)
-        parts.append(part)
-    rows = pd.concat(parts, ignore_index=True)
-    rows["fld_cross"] = rows["fld_cross"].astype("int8")
-    return rows.sort_values(["session", "symbol", "cycle"], ignore_index=True)
-
-
-def _fit_cycle(history: PriceHistory, sessions: pd.DatetimeIndex, cycle: int) -> dict[str, pd.DataFrame]:
-    """All columns of one nominal cycle, as frames of the wanted sessions by symbols."""
-    log_price = np.log(history.total_return)
+    if list(cycles) != sorted(set(cycles)):
+        raise ValueError(f"cycles {cycles} do not ascend; name each nominal period once, the shortest first")
+    lengths = {cycle: (windows or {}).get(cycle, round(WINDOW_PERIODS * cycle)) for cycle in cycles}
     at = np.flatnonzero(history.sessions.isin(sessions))
-    index = history.sessions[at]
-    window = WINDOW_PERIODS * cycle
-    designs = [_design(period, window) for period in _candidate_periods(cycle)]
-    names = ("period", "phase", "amplitude", "snr_db", "p_value")
-    fitted = {name: np.full((len(at), len(history.symbols)), np.nan) for name in names}
-    enough = np.flatnonzero(at >= window - 1)
-    for column, symbol in enumerate(history.symbols if len(enough) else []):
-        values = log_price[symbol].to_numpy()
-        windows = sliding_window_view(values, window)[at[enough] - window + 1]
-        for name, result in _fit_windows(windows, designs).items():
-            fitted[name][enough, column] = result
-    columns = {name: pd.DataFrame(v, index=index, columns=history.symbols) for name, v in fitted.items()}
-    columns |= {name: frame.loc[index] for name, frame in _future_line(history, cycle).items()}
-    columns["next_trough_bars"] = (1.0 - columns["phase"]) * columns["period"]
+    log_price = np.log(history.total_return.to_numpy())
+    smaller: Troughs | None = None
+    parts: list[Columns] = []
+    for cycle in cycles:
+        troughs = confirmed_troughs(log_price, reach_of(cycle))
+        part = _fitted(history, log_price, at, cycle, lengths[cycle])
+        part |= _future_line(history, at, cycle)
+        part |= _turning_points(history, troughs, smaller, at)
+        parts.append(part)
+        smaller = troughs
+    return _rows(parts, history, at, cycles)
+
+
+def _rows(parts: list[Columns], history: PriceHistory, at: NDArray[np.intp], cycles: tuple[int, ...]) -> pd.DataFrame:
+    """Interleave the cycles' matrices (sessions, symbols) as rows sorted by session, symbol and cycle."""
+    symbols = np.array(history.symbols, dtype=object)
+    count = len(symbols) * len(cycles)
+    rows: Columns = {
+        "session": np.repeat(history.sessions.to_numpy()[at], count),
+        "symbol": np.tile(np.repeat(symbols, len(cycles)), len(at)),
+        "cycle": np.tile(np.array(cycles, dtype="int16"), len(at) * len(symbols)),
+    }
+    for name in parts[0]:
+        rows[name] = np.stack([part[name] for part in parts], axis=2).reshape(-1)
+    return pd.DataFrame(rows)
+
+
+# -- the fit ------------------------------------------------------------------------------------------------------
+
+
+def _fitted(history: PriceHistory, log_price: Floats, at: NDArray[np.intp], cycle: int, window: int) -> Columns:
+    """Columns of the fit of one nominal cycle."""
+    shape = (len(at), log_price.shape[1])
+    results: dict[str, Floats] = {name: np.full(shape, np.nan) for name in FITTED}
+    ends, column = _complete_windows(log_price, at, window)
+    if len(ends):
+        shortest, longest = PERIOD_RANGE[0] * cycle, PERIOD_RANGE[1] * cycle
+        # a difference belongs to the middle between its two bars
+        levels, changes = band(window, shortest, longest, 1, 0.0), band(window - 1, shortest, longest, 0, -0.5)
+        level_windows = sliding_window_view(log_price, window, axis=0)
+        change_windows = sliding_window_view(standardised_returns(history).to_numpy(), window - 1, axis=0)
+        for start in range(0, len(ends), BLOCK):
+            end, of = ends[start : start + BLOCK], column[start : start + BLOCK]
+            first = at[end] - window + 1
+            found = _fit_block(level_windows[first, of], change_windows[first + 1, of], levels, changes)
+            for name, values in found.items():
+                results[name][end, of] = values
+    half_width = results.pop("next_trough_half_width")
+    model = results.pop("noise")
+    columns: Columns = dict(results)
+    columns["next_trough_lower"] = results["next_trough_bars"] - half_width
+    columns["next_trough_upper"] = results["next_trough_bars"] + half_width
+    columns["noise"] = np.where(np.isnan(model), None, NOISES[np.nan_to_num(model).astype(int)])
     return columns
 
 
-def _candidate_periods(cycle: int) -> Floats:
-    return np.geomspace(PERIOD_RANGE[0] * cycle, PERIOD_RANGE[1] * cycle, PERIODS_TRIED)
+def _complete_windows(
+    log_price: Floats, at: NDArray[np.intp], window: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places in `at`, and columns, of the windows without a missing price."""
+    known = np.isfinite(log_price).cumsum(axis=0)
+    long_enough = np.flatnonzero(at >= window - 1)
+    last = at[long_enough]
+    before = np.where((last >= window)[:, None], known[last - window], 0)
+    place, column = np.nonzero(known[last] - before == window)
+    return long_enough[place], column
 
 
-def _design(period: float, window: int) -> _Design:
-    """Operators of one period; time runs from ``1 - window`` to 0, so that the phase is the endpoint's."""
-    time = np.arange(1 - window, 1, dtype=float)
-    angle = 2.0 * np.pi * time / period
-    matrix = np.column_stack([np.ones(window), time / window, np.cos(angle), np.sin(angle)])
-    # the difference of a sinusoid is a sinusoid of the same period
-    change = np.column_stack([np.ones(window - 1), np.cos(angle[1:]), np.sin(angle[1:])])
-    return _Design(
-        period=period,
-        solve=np.linalg.pinv(matrix)[2:],
-        basis=np.linalg.qr(matrix)[0],
-        return_basis=np.linalg.qr(change)[0],
-    )
+def _fit_block(prices: Floats, standardised: Floats, levels: Band, changes: Band) -> dict[str, Floats]:
+    """Fit both noise models to at most `BLOCK` windows (rows) of log price and keep the better one."""
+    # relative to its last value each window is of the size of its own moves, whatever the price level
+    centred = prices - prices[:, -1:]
+    returns = np.diff(prices, axis=1)
+    white, walk = best_sinusoids(centred, levels), best_sinusoids(returns, changes)
+    walks = walk.noise <= white.noise
 
+    def chosen(name: str) -> Floats:
+        return np.where(walks, getattr(walk, name), getattr(white, name))
 
-def _fit_windows(windows: Floats, designs: list[_Design]) -> dict[str, Floats]:
-    """Fit every window (rows) with every period and keep the best.
-
-    Windows with a missing value, or without any movement, yield missing values and a p-value of 1.
-    """
-    complete: NDArray[np.bool_] = np.all(np.isfinite(windows), axis=1)
-    # centred on its last value each window is of the size of its own moves, whatever the price level
-    centred = np.where(complete[:, None], windows - windows[:, -1:], 0.0)
-    total = np.einsum("ij,ij->i", centred, centred)
-    residual = total[:, None] - _explained(centred, [design.basis for design in designs])
-    best = residual.argmin(axis=1)
-    rss = np.maximum(residual[np.arange(len(best)), best], 0.0)
-    coefficients = _product(centred, np.concatenate([design.solve for design in designs]).T)
-    cosine, sine = coefficients.reshape(len(best), len(designs), 2)[np.arange(len(best)), best].T
-    returns = np.diff(centred, axis=1)
-    moving = complete & (np.abs(returns).max(axis=1) > 0)
-
-    amplitude = np.hypot(cosine, sine)
-    # y = A cos(w t - phi); at t = 0 the angle is -phi, and a trough is where the angle is pi
-    phase = np.mod(0.5 - np.arctan2(sine, cosine) / (2.0 * np.pi), 1.0)
+    frequency, cosine, sine, noise = chosen("frequency"), chosen("cosine"), chosen("sine"), chosen("noise")
+    # cos(w t + q) changes by -2 sin(w / 2) sin(w (t - 1/2) + q): a quarter of a turn ahead
+    gain = np.where(walks, 2.0 * np.sin(np.pi * frequency), 1.0)
+    angle = -np.arctan2(sine, cosine) - np.where(walks, np.pi / 2.0, 0.0)
+    # a trough is where the angle is pi
+    phase = np.mod(0.5 + angle / (2.0 * np.pi), 1.0)
     phase[phase >= 1.0] = 0.0
-    noise = rss / (windows.shape[1] - 5)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        snr_db = 10.0 * np.log10(np.square(amplitude) / 2.0 / noise)
-    p_value = _return_p_value(returns, best, designs)
-    missing = ~moving
-    periods = np.array([design.period for design in designs])[best]
-    return {
-        "period": np.where(missing, np.nan, periods),
-        "phase": np.where(missing, np.nan, phase),
-        "amplitude": np.where(complete, np.where(missing, 0.0, amplitude), np.nan),
-        "snr_db": np.where(missing, np.nan, snr_db),
-        "p_value": np.where(complete, np.where(missing, 1.0, p_value), np.nan),
+    bars = (1.0 - phase) / frequency
+    strength = np.square(cosine) + np.square(sine)
+    moving = np.abs(returns).max(axis=1) > 0.0
+    floor = np.finfo(float).tiny
+    result = {
+        "period": 1.0 / frequency,
+        "phase": phase,
+        "amplitude": np.sqrt(strength) / gain,
+        "snr_db": 10.0 * np.log10(np.maximum(strength, floor) / 2.0 / np.maximum(noise, floor)),
+        "p_value": np.where(walks, scan_p_values(standardised, changes), white.p_value),
+        "next_trough_bars": bars,
+        "next_trough_half_width": np.minimum(_standard_error(white, walk, walks, bars) * INTERVAL, 0.5 / frequency),
+        "noise": walks.astype("float64"),
     }
+    still = {"amplitude": 0.0, "p_value": 1.0}
+    return {name: np.where(moving, values, still.get(name, np.nan)) for name, values in result.items()}
 
 
-def _return_p_value(returns: Floats, best: NDArray[np.intp], designs: list[_Design]) -> Floats:
-    """Sidak-corrected p-value of the chosen period in the window's returns."""
-    total = np.einsum("ij,ij->i", returns, returns)
-    mean = np.square(returns.sum(axis=1)) / returns.shape[1]
-    without = total - mean
-    explained = _explained(returns, [design.return_basis for design in designs])
-    remaining = total - explained[np.arange(len(best)), best]
-    freedom = returns.shape[1] - 3
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(without > 0, np.clip(remaining / without, 0.0, 1.0), 1.0)
-    single = ratio ** (freedom / 2.0)
-    return -np.expm1(len(designs) * np.log1p(-np.minimum(single, 1.0 - 1e-16)))
+def _standard_error(white: Sinusoids, walk: Sinusoids, walks: NDArray[np.bool_], bars: Floats) -> Floats:
+    """Of the time until the angle ``q + w t`` reaches the trough, by the delta method; bars."""
+    angle, both, rate, frequency = (
+        np.where(walks, getattr(walk, name), getattr(white, name))
+        for name in ("angle_variance", "covariance", "rate_variance", "frequency")
+    )
+    variance = angle + 2.0 * bars * both + np.square(bars) * rate
+    return np.sqrt(np.maximum(variance, 0.0)) / (2.0 * np.pi * frequency)
 
 
-def _explained(rows: Floats, bases: list[Floats]) -> Floats:
-    """Sum of squares of each row (n, W) that each orthonormal basis explains; shape (n, len(bases))."""
-    projected = _product(rows, np.concatenate(bases, axis=1))
-    return np.square(projected).reshape(len(rows), len(bases), -1).sum(axis=2)
+# -- lines and turning points -------------------------------------------------------------------------------------
 
 
-def _product(rows: Floats, matrix: Floats) -> Floats:
-    """``rows @ matrix`` whose every row has the same bits whatever other rows there are.
-
-    BLAS chooses its kernels by the shape, and they differ in the last bits. A session computed alone must equal
-    the same session in a range, so all products are of one shape.
-    """
-    whole = np.zeros((-(-len(rows) // BLOCK) * BLOCK, rows.shape[1]))
-    whole[: len(rows)] = rows
-    blocks = [whole[start : start + BLOCK] @ matrix for start in range(0, len(whole), BLOCK)]
-    return np.concatenate(blocks)[: len(rows)] if blocks else np.empty((0, matrix.shape[1]))
-
-
-def _future_line(history: PriceHistory, cycle: int) -> dict[str, pd.DataFrame]:
+def _future_line(history: PriceHistory, at: NDArray[np.intp], cycle: int) -> Columns:
     """Future line of demarcation, its crosses and their target, in prices as of each session."""
     value = history.total_return
     displaced = value.shift(cycle // 2)
@@ -211,7 +250,29 @@ def _future_line(history: PriceHistory, cycle: int) -> dict[str, pd.DataFrame]:
     low, high = value.rolling(cycle).min(), value.rolling(cycle).max()
     target = (value**2 / low).where(up, (value**2 / high).where(down)).ffill()
     return {
-        "fld": displaced / history.factor,
-        "fld_cross": cross,
-        "fld_target": target / history.factor,
+        "fld": (displaced / history.factor).to_numpy()[at],
+        "fld_cross": cross.to_numpy()[at],
+        "fld_target": (target / history.factor).to_numpy()[at],
+    }
+
+
+def _turning_points(history: PriceHistory, troughs: Troughs, smaller: Troughs | None, at: NDArray[np.intp]) -> Columns:
+    """Dates of the turning points and what is drawn and counted from them."""
+    peaks = confirmed_troughs(-troughs.values, troughs.reach)
+    dates = np.append(history.sessions.to_numpy(), np.datetime64("NaT"))
+    now, session_before = valid_trend_line(troughs, at)
+    value = troughs.values[at]
+    value_before = np.where(at[:, None] > 0, troughs.values[at - 1], np.nan)
+    up = (value > now) & (value_before <= session_before)
+    down = (value < now) & (value_before >= session_before)
+    counts = np.full(value.shape, np.nan) if smaller is None else smaller_troughs(troughs, smaller, at)
+    return {
+        "trough_provisional": dates[provisional_position(troughs, peaks)[at]],
+        "trough_confirmed": dates[latest_position(troughs, at)],
+        "peak_provisional": dates[provisional_position(peaks, troughs)[at]],
+        "peak_confirmed": dates[latest_position(peaks, at)],
+        "trough_spacing": trough_spacing(troughs, at),
+        "smaller_troughs": counts,
+        "vtl": np.exp(now) / history.factor.to_numpy()[at],
+        "vtl_break": up.astype("int8") - down.astype("int8"),
     }

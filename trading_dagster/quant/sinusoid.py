@@ -1,0 +1,383 @@
+"""One sinusoid of unknown period in each row of an array: estimate, covariance and false-alarm probability.
+
+Belongs here: least squares over a band of frequencies, on arrays. Does not belong here: prices, sessions, or what
+a sinusoid means to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+Floats = NDArray[np.float64]
+
+OVERSAMPLING = 32
+"""Frequencies tried per Fourier bin. The explained power is interpolated between them by a quartic, whose error at
+this spacing is some millionths of a bin."""
+
+MARGIN = 2
+"""Frequencies tried beyond each end of the band, so that the quartic has its five points at the ends, too."""
+
+SLOW = 2.0
+"""The noise level is that of the frequencies from 0 to so many times the band's highest. Returns are not white over
+all frequencies (their short-run autocorrelation is negative); over these they nearly are."""
+
+NEGLIGIBLE = 1e-4
+"""Singular values below this part of the largest are left out of the basis of slow components."""
+
+BLOCK = 256
+"""Rows of one matrix product; a multiple of every BLAS kernel's own block."""
+
+NEWTON_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Band:
+    """Least-squares operators of all sinusoids of a band of frequencies over rows of one length.
+
+    Made by `band`. K frequencies on a uniform grid, n values a row, m dimensions of the space of its slow
+    components, free of mean and trend.
+
+    Attributes
+    ----------
+    frequency : array, (K,)
+        Cycles per bar, ascending; `MARGIN` of them beyond each end of the band.
+    trend : array, (n, 1) or (n, 2)
+        Orthonormal basis of the mean and, with degree 1, the linear trend.
+    basis : array, (n, m)
+        Orthonormal basis of the slow components, which hold the band's sinusoids.
+    whitened : array, (m, 2 K)
+        Coordinates to those on an orthonormal basis of each frequency's cosine and sine.
+    coefficients : array, (m, 2 K)
+        Coordinates to the regression coefficients of each frequency's cosine and sine.
+    gram_inverse, tilt, curvature : array, (K, 2, 2)
+        With X the cosine and sine, D their derivatives by angular frequency, all free of mean and trend:
+        ``inv(X'X)``, ``inv(X'X) X'D`` and ``D'(I - X inv(X'X) X')D``.
+    breadth : float
+        Baluev's W, the number of independent frequencies so to say.
+    """
+
+    frequency: Floats
+    trend: Floats
+    basis: Floats
+    whitened: Floats
+    coefficients: Floats
+    gram_inverse: Floats
+    tilt: Floats
+    curvature: Floats
+    breadth: float
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of a row's noise around mean, trend and a sinusoid of unknown frequency."""
+        return self.trend.shape[0] - self.trend.shape[1] - 3
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """Best sinusoid of each row; all attributes are arrays of one value a row.
+
+    Attributes
+    ----------
+    frequency : array
+        Cycles per bar.
+    cosine, sine : array
+        Coefficients, with time 0 where `band` put it.
+    noise : array
+        Variance around mean, trend and sinusoid.
+    p_value : array
+        Chance that noise alone explains as much of the slow components at any frequency of the band.
+    angle_variance, covariance, rate_variance : array
+        Of the angle at time 0 (radians) and the angular frequency (radians per bar).
+    """
+
+    frequency: Floats
+    cosine: Floats
+    sine: Floats
+    noise: Floats
+    p_value: Floats
+    angle_variance: Floats
+    covariance: Floats
+    rate_variance: Floats
+
+
+@cache
+def band(length: int, shortest: float, longest: float, degree: int, last: float) -> Band:
+    """Prepare the operators of a band of periods.
+
+    Parameters
+    ----------
+    length : int
+        Values a row.
+    shortest, longest : float
+        Ends of the band, bars.
+    degree : {0, 1}
+        What else is fitted: a mean, or a linear trend.
+    last : float
+        Time of a row's last value; the phase is that at time 0.
+
+    Returns
+    -------
+    Band
+
+    Raises
+    ------
+    ValueError
+        If the row is shorter than the longest period, or the shortest is so short that the slow components
+        pass the Nyquist limit.
+
+    Notes
+    -----
+    Sinusoids of frequencies up to F over n bars span about ``2 n F`` dimensions and a few more [1]_. Projecting a
+    row on them first makes the bank of all periods a product with a matrix of some forty rows in place of n.
+
+    References
+    ----------
+    .. [1] Slepian, D. (1978). "Prolate spheroidal wave functions, Fourier analysis, and uncertainty V". Bell
+       System Technical Journal 57(5), 1371-1430.
+    """
+    if length < longest:
+        raise ValueError(f"rows of {length} bars are shorter than the longest period, {longest:g}; use a longer window")
+    if shortest < 2.0 * SLOW:
+        raise ValueError(f"a shortest period of {shortest:g} bars is below {2.0 * SLOW:g}; use a longer one")
+    step = 1.0 / (OVERSAMPLING * length)
+    inside = int(np.ceil((1.0 / shortest - 1.0 / longest) / step)) + 1
+    step = (1.0 / shortest - 1.0 / longest) / (inside - 1)
+    frequency = 1.0 / longest + step * np.arange(-MARGIN, inside + MARGIN)
+    time = np.arange(length) - (length - 1) + last
+    trend = np.linalg.qr(np.vander(time / length, degree + 1))[0]
+    angle = 2.0 * np.pi * frequency[:, None] * time
+    waves = _without(trend, np.stack([np.cos(angle), np.sin(angle)], axis=2))
+    slopes = _without(trend, time[:, None] * np.stack([-np.sin(angle), np.cos(angle)], axis=2))
+    gram_inverse = np.linalg.inv(waves.transpose(0, 2, 1) @ waves)
+    tilt = gram_inverse @ (waves.transpose(0, 2, 1) @ slopes)
+    left = slopes - waves @ tilt
+    curvature = left.transpose(0, 2, 1) @ left
+    basis = _slow_components(trend, time, SLOW / shortest)
+    # inv(X'X) = L L' makes X L orthonormal
+    root = np.linalg.cholesky(gram_inverse)
+    inner = basis.T @ waves
+    return Band(
+        frequency=frequency,
+        trend=trend,
+        basis=basis,
+        whitened=_side_by_side(inner @ root),
+        coefficients=_side_by_side(inner @ gram_inverse),
+        gram_inverse=gram_inverse,
+        tilt=tilt,
+        curvature=curvature,
+        breadth=_breadth(root[MARGIN:-MARGIN], curvature[MARGIN:-MARGIN], step),
+    )
+
+
+def _slow_components(trend: Floats, time: Floats, highest: float) -> Floats:
+    """Orthonormal basis (n, m) of all sinusoids up to a frequency, free of mean and trend."""
+    count = int(np.ceil(4.0 * highest * len(time)))
+    angle = 2.0 * np.pi * time[:, None] * np.linspace(0.0, highest, count + 1)[1:]
+    vectors, sizes, _ = np.linalg.svd(_without(trend, np.hstack([np.cos(angle), np.sin(angle)])), full_matrices=False)
+    return np.ascontiguousarray(vectors[:, sizes > NEGLIGIBLE * sizes[0]])
+
+
+def _without(trend: Floats, columns: Floats) -> Floats:
+    """Columns (..., n, columns) free of what the orthonormal trend explains."""
+    return columns - trend @ (trend.T @ columns)
+
+
+def _side_by_side(matrices: Floats) -> Floats:
+    """Stack (K, m, 2) as (m, 2 K), all first columns before all second ones."""
+    return np.ascontiguousarray(matrices.transpose(1, 2, 0).reshape(matrices.shape[1], -1))
+
+
+def _breadth(root: Floats, curvature: Floats, step: float) -> float:
+    """Baluev's W: ``sqrt(4 pi)`` times the mean speed of the unit sinusoid along the band.
+
+    Far from the ends of the spectrum the speed is the standard deviation of time, which gives W its familiar
+    ``bandwidth * sqrt(4 pi var(t))``; here with what mean and trend take away.
+    """
+    direction = np.linspace(0.0, np.pi, 64, endpoint=False)
+    unit = np.stack([np.cos(direction), np.sin(direction)])
+    speed = np.sqrt(np.einsum("id,kij,jd->kd", unit, root.transpose(0, 2, 1) @ curvature @ root, unit))
+    return float(np.sqrt(4.0 * np.pi) * np.trapezoid(speed.mean(axis=1), dx=step))
+
+
+def false_alarm_probability(share: Floats, freedom: int, breadth: float) -> Floats:
+    """Chance that white noise explains as large a share at any frequency of a band.
+
+    Parameters
+    ----------
+    share : array
+        Part of the sum of squares around mean and trend that the best sinusoid explains, 0 to 1.
+    freedom : int
+        Degrees of freedom of that sum.
+    breadth : float
+        Baluev's W.
+
+    Returns
+    -------
+    array
+
+    Notes
+    -----
+    With N the freedom and g the share, the chance at one frequency is that of the F(2, N - 2) test,
+    ``(1 - g)^((N - 2) / 2)``, and the expected number of upcrossings along the band
+
+        ``tau = W gamma (1 - g)^((N - 3) / 2) sqrt(N g / 2)``, ``gamma = sqrt(2 / N) Gamma(N/2) / Gamma((N-1)/2)``,
+
+    so that the chance is ``1 - (1 - single) exp(-tau)`` [1]_.
+
+    References
+    ----------
+    .. [1] Baluev, R. V. (2008). "Assessing the statistical significance of periodogram peaks". Monthly Notices
+       of the Royal Astronomical Society 385, 1279-1285, eq. 5, 6 and table 1 (normalisation z_1, d = 2).
+    """
+    log_rest = np.log1p(-np.minimum(share, 1.0 - 1e-15))
+    gamma = np.sqrt(2.0 / freedom) * np.exp(gammaln(freedom / 2.0) - gammaln((freedom - 1.0) / 2.0))
+    log_single = (freedom - 2) / 2.0 * log_rest
+    crossings = breadth * gamma * np.exp((freedom - 3) / 2.0 * log_rest) * np.sqrt(freedom * share / 2.0)
+    # 1 - (1 - single) exp(-crossings), without loss where both are tiny
+    return -np.expm1(-crossings) + np.exp(log_single - crossings)
+
+
+def best_sinusoids(rows: Floats, scan: Band) -> Sinusoids:
+    """Fit the sinusoid that leaves the smallest sum of squares in each row.
+
+    Parameters
+    ----------
+    rows : array, (count, n)
+        Finite; at most `BLOCK` rows, or bits would depend on how many there are.
+    scan : Band
+
+    Returns
+    -------
+    Sinusoids
+
+    Notes
+    -----
+    Nonlinear least squares by variable projection: for each frequency the regression on mean, trend, cosine
+    and sine is linear; what it explains is computed on a grid of frequencies and maximised between them on the
+    quartic through the five nearest. For white Gaussian noise it is the maximum-likelihood estimate, which
+    attains the Cramer-Rao bound above a threshold of the signal-to-noise ratio [1]_. Covariances are those of
+    the linearised regression at the solution.
+
+    References
+    ----------
+    .. [1] Rife, D. C. and Boorstyn, R. R. (1974). "Single-tone parameter estimation from discrete-time
+       observations". IEEE Transactions on Information Theory 20(5), 591-598, eq. 22-25.
+    """
+    peaks = _highest_peaks(rows, scan)
+    count, grid = len(rows), len(scan.frequency)
+    coefficients = peaks.inner @ scan.coefficients
+    row = np.arange(BLOCK)[:, None]
+    cosine = (coefficients[row, peaks.points] * peaks.weights).sum(axis=1)
+    sine = (coefficients[row, peaks.points + grid] * peaks.weights).sum(axis=1)
+    total = np.einsum("ij,ij->i", peaks.whole, peaks.whole)
+    around = total - np.square(peaks.whole @ scan.trend).sum(axis=1)
+    # what a sinusoid without noise leaves is rounding
+    noise = np.maximum(around - peaks.explained, 1e-15 * total) / scan.freedom
+    found = {
+        "frequency": scan.frequency[peaks.nearest] + peaks.offset * (scan.frequency[1] - scan.frequency[0]),
+        "cosine": cosine,
+        "sine": sine,
+        "noise": noise,
+        "p_value": _p_values(peaks, scan),
+        **_covariance(scan, peaks.nearest, cosine, sine, noise),
+    }
+    return Sinusoids(**{name: values[:count] for name, values in found.items()})
+
+
+def scan_p_values(rows: Floats, scan: Band) -> Floats:
+    """P-values of `best_sinusoids` alone, in a third of the time."""
+    return _p_values(_highest_peaks(rows, scan), scan)[: len(rows)]
+
+
+@dataclass(frozen=True)
+class _Peaks:
+    """Where the explained power of each row of a block is largest."""
+
+    whole: Floats  # (BLOCK, n): the rows, filled up with zeros
+    inner: Floats  # (BLOCK, m): their slow components
+    nearest: NDArray[np.intp]  # (BLOCK,): place of the best frequency of the grid
+    points: NDArray[np.intp]  # (BLOCK, 5): the places that the quartic goes through
+    offset: Floats  # (BLOCK,): of the best frequency from the nearest one, in steps of the grid
+    weights: Floats  # (BLOCK, 5): of the five places
+    explained: Floats  # (BLOCK,): sum of squares
+
+
+def _highest_peaks(rows: Floats, scan: Band) -> _Peaks:
+    """Maximise the explained power, on the grid and then between its points."""
+    if len(rows) > BLOCK:
+        raise ValueError(f"{len(rows)} rows at once; at most {BLOCK}, split them")
+    whole = np.zeros((BLOCK, rows.shape[1]))
+    whole[: len(rows)] = rows
+    inner = whole @ scan.basis
+    grid = len(scan.frequency)
+    squares = np.square(inner @ scan.whitened)
+    explained = squares[:, :grid] + squares[:, grid:]
+    nearest = explained[:, MARGIN:-MARGIN].argmax(axis=1) + MARGIN
+    points = nearest[:, None] + np.arange(-2, 3)
+    power = explained[np.arange(BLOCK)[:, None], points]
+    offset = _top(power, lowest=nearest == MARGIN, highest=nearest == grid - 1 - MARGIN)
+    weights = _lagrange(offset)
+    return _Peaks(whole, inner, nearest, points, offset, weights, (power * weights).sum(axis=1))
+
+
+def _p_values(peaks: _Peaks, scan: Band) -> Floats:
+    slow = np.square(peaks.inner).sum(axis=1)
+    share = np.divide(peaks.explained, slow, out=np.zeros(BLOCK), where=slow > 0.0)
+    return false_alarm_probability(np.clip(share, 0.0, 1.0), scan.basis.shape[1], scan.breadth)
+
+
+def _lagrange(offset: Floats) -> Floats:
+    """Weights (count, 5) of the values at -2, ..., 2 in the quartic through them at `offset`."""
+    s, q = offset, offset * offset
+    return np.stack(
+        [
+            s * (q - 1.0) * (s - 2.0) / 24.0,
+            -s * (q - 4.0) * (s - 1.0) / 6.0,
+            (q - 1.0) * (q - 4.0) / 4.0,
+            -s * (q - 4.0) * (s + 1.0) / 6.0,
+            s * (q - 1.0) * (s + 2.0) / 24.0,
+        ],
+        axis=1,
+    )
+
+
+def _top(values: Floats, lowest: NDArray[np.bool_], highest: NDArray[np.bool_]) -> Floats:
+    """Where the quartic through five values at -2, ..., 2 is largest, the middle one being above its neighbours.
+
+    At an end of the band the top may lie beyond it; the end is then the best of the band.
+    """
+    far, near, middle, next_, last = values.T
+    # derivatives of the quartic at 0
+    first = (far - 8.0 * near + 8.0 * next_ - last) / 12.0
+    second = (-far + 16.0 * near - 30.0 * middle + 16.0 * next_ - last) / 12.0
+    third = (-far + 2.0 * near - 2.0 * next_ + last) / 2.0
+    fourth = far - 4.0 * near + 6.0 * middle - 4.0 * next_ + last
+    floor, ceiling = np.where(lowest, 0.0, -1.0), np.where(highest, 0.0, 1.0)
+    offset = np.zeros(len(values))
+    for _ in range(NEWTON_STEPS):
+        slope = first + offset * (second + offset * (third / 2.0 + offset * fourth / 6.0))
+        bend = np.minimum(second + offset * (third + offset * fourth / 2.0), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # a flat top has no better place than the middle
+            offset = np.where(bend < 0.0, np.clip(offset - slope / bend, floor, ceiling), offset)
+    return offset
+
+
+def _covariance(
+    scan: Band, nearest: NDArray[np.intp], cosine: Floats, sine: Floats, noise: Floats
+) -> dict[str, Floats]:
+    """Covariance of the angle at time 0 and the angular frequency, of the linearised regression."""
+    vector = np.stack([cosine, sine], axis=1)
+    square = np.maximum(cosine**2 + sine**2, np.finfo(float).tiny)
+    # the angle at time 0 is -atan2(sine, cosine)
+    normal = np.stack([sine, -cosine], axis=1) / square[:, None]
+    information = np.einsum("ni,nij,nj->n", vector, scan.curvature[nearest], vector)
+    rate = noise / np.maximum(information, np.finfo(float).tiny)
+    lever = np.einsum("ni,nij,nj->n", normal, scan.tilt[nearest], vector)
+    own = noise * np.einsum("ni,nij,nj->n", normal, scan.gram_inverse[nearest], normal)
+    return {"angle_variance": own + lever**2 * rate, "covariance": -lever * rate, "rate_variance": rate}

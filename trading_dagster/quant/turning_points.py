@@ -1,0 +1,200 @@
+"""Troughs and peaks of a nominal cycle, provisional and confirmed, and what is drawn through them.
+
+Belongs here: extremes of price within a fixed reach and the lines and counts that follow from them. Does not
+belong here: fitted sinusoids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SPACINGS = 8
+"""Distances between troughs that the typical one is the median of."""
+
+
+@dataclass(frozen=True)
+class Troughs:
+    """Confirmed troughs of all columns of a matrix; peaks are the troughs of its negative.
+
+    Attributes
+    ----------
+    values : array, (sessions, columns)
+        What they are troughs of; missing before the first bar.
+    reach : int
+        Bars on either side that a trough is the lowest of, and after which it is confirmed.
+    flags : array of bool, (sessions, columns)
+        Whether a session is a trough, confirmed `reach` sessions later.
+    position, column : array, (troughs,)
+        Where they are, by column, then position.
+    latest : array, (sessions, columns)
+        Number of the latest trough that is confirmed by the session, -1 where there is none yet.
+    first : array, (columns,)
+        Number of each column's first trough.
+    """
+
+    values: Floats
+    reach: int
+    flags: NDArray[np.bool_]
+    position: Integers
+    column: Integers
+    latest: Integers
+    first: Integers
+
+    def before(self, number: Integers, steps: int = 1) -> Integers:
+        """Number of the trough `steps` before, -1 where there is none in that column."""
+        earlier = number - steps
+        column = self.column[np.maximum(number, 0)] if len(self.column) else np.zeros_like(number)
+        return np.where((number >= 0) & (earlier >= self.first[column]), earlier, -1)
+
+
+def reach_of(cycle: int) -> int:
+    """Bars on either side that a trough of a nominal cycle is the lowest of: a third of it.
+
+    In a random walk troughs of reach h lie about ``pi h`` bars apart, so that a third makes their usual distance
+    the nominal cycle; a distance near the nominal one is therefore no evidence of a cycle.
+    """
+    return max(round(cycle / 3.0), 1)
+
+
+def confirmed_troughs(values: Floats, reach: int) -> Troughs:
+    """Find the bars that are lower than all within `reach` bars before them and not higher than those after.
+
+    Parameters
+    ----------
+    values : array, (sessions, columns)
+        Missing before the first bar.
+    reach : int
+
+    Returns
+    -------
+    Troughs
+
+    Notes
+    -----
+    Whether bar i is a trough is settled by bar ``i + reach`` and by nothing later, so that the list is only ever
+    appended to. Of equal bars the first counts; a constant price has none.
+    """
+    lowest = pd.DataFrame(values).rolling(reach, min_periods=reach).min().to_numpy()
+    flags = np.zeros(values.shape, dtype=bool)
+    if len(values) > 2 * reach:
+        middle = values[reach:-reach]
+        flags[reach:-reach] = (middle < lowest[reach - 1 : -reach - 1]) & (middle <= lowest[2 * reach :])
+    column, position = np.nonzero(flags.T)
+    counts = flags.sum(axis=0)
+    first = np.cumsum(counts) - counts
+    known = np.zeros(values.shape, dtype=np.int64)
+    known[reach:] = np.cumsum(flags[: max(len(values) - reach, 0)], axis=0)
+    latest = np.where(known > 0, first + known - 1, -1)
+    return Troughs(values, reach, flags, position, column, latest, first)
+
+
+def latest_position(troughs: Troughs, at: Integers) -> Integers:
+    """Position of the latest confirmed trough as of the sessions `at`, -1 where there is none."""
+    return _attribute(troughs.position, troughs.latest[at], -1)
+
+
+def provisional_position(troughs: Troughs, peaks: Troughs) -> Integers:
+    """Lowest bar since the latest confirmed turning point of either kind, the first of equal ones.
+
+    Parameters
+    ----------
+    troughs : Troughs
+    peaks : Troughs
+        The turning points of the other kind, of the same reach.
+
+    Returns
+    -------
+    array, (sessions, columns)
+        Positions, -1 before the first bar. It moves whenever price falls lower, and when a turning point is
+        confirmed.
+
+    Notes
+    -----
+    When a turning point is confirmed, the search begins anew with the `reach` bars after it; from there on it is
+    a running minimum.
+    """
+    values, reach = troughs.values, troughs.reach
+    begins = np.zeros(values.shape, dtype=bool)
+    begins[reach:] = (troughs.flags | peaks.flags)[: max(len(values) - reach, 0)]
+    when, column = np.nonzero(begins)
+    running, place = values.copy(), np.broadcast_to(np.arange(len(values))[:, None], values.shape).copy()
+    if len(when):
+        recent = sliding_window_view(values, reach, axis=0)[when - reach + 1, column]
+        running[when, column] = recent.min(axis=1)
+        place[when, column] = when - reach + 1 + recent.argmin(axis=1)
+    lowest = _running_minimum(running, begins)
+    earlier = np.vstack([np.full((1, values.shape[1]), np.nan), lowest[:-1]])
+    record = begins | (np.isfinite(values) & ~(running >= earlier))
+    latest = np.maximum.accumulate(np.where(record, np.arange(len(values))[:, None], -1), axis=0)
+    return np.where(latest >= 0, np.take_along_axis(place, np.maximum(latest, 0), axis=0), -1)
+
+
+def _running_minimum(values: Floats, begins: NDArray[np.bool_]) -> Floats:
+    """Minimum of each column since the last session that begins anew."""
+    stretch = begins.cumsum(axis=0) + np.arange(values.shape[1]) * (len(values) + 1)
+    flat = pd.Series(values.T.reshape(-1)).groupby(stretch.T.reshape(-1)).cummin()
+    return flat.to_numpy().reshape(values.shape[::-1]).T
+
+
+def trough_spacing(troughs: Troughs, at: Integers) -> Floats:
+    """Median distance, bars, between up to nine latest confirmed troughs; missing before the second."""
+    number = np.arange(len(troughs.position))
+    gaps = np.full((len(number), SPACINGS), np.nan)
+    for back in range(SPACINGS):
+        later, earlier = troughs.before(number, back), troughs.before(number, back + 1)
+        gaps[:, back] = np.where(earlier >= 0, troughs.position[later] - troughs.position[earlier], np.nan)
+    median = pd.DataFrame(gaps).median(axis=1).to_numpy()
+    return _attribute(median, troughs.latest[at], np.nan)
+
+
+def smaller_troughs(troughs: Troughs, smaller: Troughs, at: Integers) -> Floats:
+    """How many troughs of a smaller cycle lie within the latest complete interval between two of this one.
+
+    The end of the interval counts, its beginning does not. A smaller reach confirms earlier, so that all of them
+    are known when the interval is.
+    """
+    number = np.arange(len(troughs.position))
+    before = troughs.before(number)
+    counted = np.cumsum(smaller.flags, axis=0)
+    inside = counted[troughs.position, troughs.column] - counted[troughs.position[before], troughs.column]
+    return _attribute(np.where(before >= 0, inside, np.nan), troughs.latest[at], np.nan)
+
+
+def valid_trend_line(troughs: Troughs, at: Integers) -> tuple[Floats, Floats]:
+    """Line through the two latest confirmed troughs, at the sessions `at` and one session before.
+
+    Parameters
+    ----------
+    troughs : Troughs
+        Of log price, so that the line never falls to zero.
+    at : array of int
+
+    Returns
+    -------
+    now, session_before : array, (len(at), columns)
+        Log price of the same line; missing until two troughs are confirmed.
+    """
+    last = troughs.latest[at]
+    before = troughs.before(last)
+    found = before >= 0
+    if not found.any():
+        nothing = np.full(last.shape, np.nan)
+        return nothing, nothing
+    level = troughs.values[troughs.position, troughs.column]
+    slope = (level[last] - level[before]) / np.where(found, troughs.position[last] - troughs.position[before], 1)
+    now = level[last] + slope * (at[:, None] - troughs.position[last])
+    return np.where(found, now, np.nan), np.where(found, now - slope, np.nan)
+
+
+def _attribute(of_trough: NDArray[Any], number: Integers, missing: float) -> NDArray[Any]:
+    """An attribute of the troughs of the given numbers, `missing` for number -1."""
+    return np.append(of_trough, missing)[number]
