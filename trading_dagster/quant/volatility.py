@@ -1,27 +1,63 @@
-"""Volatility, value at risk and expected shortfall by exponential weighting.
+"""Volatility, loss quantiles and stop distances as of each session, by the models of its month.
 
-Belongs here: the risk of one session or month ahead, and stop distances. Does not belong here: how much
-risk to take.
+Belongs here: filtering past bars with the month's parameters. Does not belong here: their estimation
+(`volatility_models`), how much risk to take.
 """
 
 from __future__ import annotations
 
-from statistics import NormalDist
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
-from trading_dagster.quant.prices import PriceHistory, long_rows
+from trading_dagster.quant.average_true_range import average_true_range
+from trading_dagster.quant.bar_series import BarSeries, bar_series
+from trading_dagster.quant.har import Estimator, har_features
+from trading_dagster.quant.prices import PriceHistory
+from trading_dagster.quant.tail_risk import loss_fraction
+from trading_dagster.quant.variance_combination import (
+    SymbolModel,
+    ewma_variance,
+    own_scale,
+    standardised,
+    unit_forecasts,
+)
+from trading_dagster.quant.volatility_models import MINIMUM_BARS, POOLED, RANGE_SHARE, fit_volatility_models
 
-DECAY = 0.94
-"""RiskMetrics' decay for daily data."""
+__all__ = ["POOLED", "fit_volatility_models", "volatility"]
 
-ATR_WINDOW = 14
-STOP_MULTIPLE = 3.0
+Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
+MonthModels = Mapping[tuple[pd.Timestamp, str], str]
+
+WARM_UP = 1000
+"""Bars before the month that its filters run over; what came earlier has a weight below 1e-4 in all of them."""
+
+RANK_WINDOW = 252
+STOP_MULTIPLES = (3.0, 4.0)
+"""Average true ranges, or standard deviations, that a stop is away in the calm and in the turbulent regime."""
+
+ESTIMATES = (
+    "sigma_1d",
+    "sigma_21d",
+    "sigma_har",
+    "sigma_garch",
+    "sigma_ewma",
+    "sigma_rank",
+    "var_95",
+    "var_99",
+    "es_975",
+)
 
 
-def volatility(history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+def volatility(
+    history: PriceHistory, sessions: pd.DatetimeIndex, models: pd.DataFrame, regime: pd.DataFrame
+) -> pd.DataFrame:
     """Forecast volatility and loss quantiles as of each session.
 
     Parameters
@@ -29,67 +65,154 @@ def volatility(history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFram
     history : PriceHistory
     sessions : DatetimeIndex
         Sessions to return.
+    models : DataFrame
+        Of `fit_volatility_models`; a session is served by those of its calendar month.
+    regime : DataFrame
+        Columns session, symbol and prob_turbulent, for each row that is returned.
 
     Returns
     -------
     DataFrame
-        One row a session and symbol: sigma_1d and sigma_21d, the standard deviation *per day* of log returns
-        over the next 1 and 21 sessions (equal here: an exponential average expects no reversion); var_95,
-        var_99 and es_975, one-session losses as positive fractions of the position; atr, the average true
-        range in price as of the session, missing where the source has no ranges; stop_distance in price.
-        Rows before a symbol's second bar are absent.
+        One row a session and symbol from the symbol's 500th bar on, sorted by session, then symbol:
+
+        - sigma_1d, sigma_21d: standard deviation *per day* of log returns over the next 1 and 21 sessions;
+        - sigma_har, sigma_garch, sigma_ewma: those of the two components and of RiskMetrics, one session ahead;
+        - sigma_rank: share of the last 252 bars, this one included, whose sigma_1d by the same parameters was not
+          above this one's, in (0, 1];
+        - var_95, var_99, es_975: losses of one session as positive fractions of the position;
+        - atr: average true range, price as traded at the session; missing where the session has no range;
+        - stop_multiple, stop_distance: average true ranges, or where there are none standard deviations of one
+          session's price, that a stop is away, and the distance they make, price as traded at the session;
+        - fitted: ``own``, or ``pooled`` where the symbol has no row of its own in the month.
+
+    Raises
+    ------
+    ValueError
+        If a session's month has no models, or a row has no regime.
 
     Notes
     -----
-    ``sigma^2_t`` is the mean of squared log returns with weights ``0.94 ** i``, i sessions back [1]_. With
-    log returns normal around zero, the loss not exceeded with probability p is
-    ``1 - exp(-z_p sigma)``, and the mean loss beyond the quantile of tail a is
-    ``1 - exp(sigma^2 / 2) Phi(-z - sigma) / a``, z the normal quantile of 1 - a. Normal tails are thinner
-    than those of returns: expect more breaches of var_99 than one in a hundred. The average true range is
-    Wilder's, with 14 sessions [2]_. The stop is 3 ranges away, or 3 sigma of price without ranges.
-
-    References
-    ----------
-    .. [1] J.P. Morgan/Reuters (1996). RiskMetrics - Technical Document, 4th ed., p. 78-81 and 97.
-    .. [2] Wilder, J. W. (1978). New Concepts in Technical Trading Systems, p. 21.
+    The filters begin 1,000 bars before the month and run through it, so a row depends on the bars up to its session
+    and on the month's parameters only. The losses are the multiples of sigma_1d that the standardised residuals of
+    the fit show, through ``1 - exp(-x)``. On a session without a bar the last bar's forecasts are carried on.
+    A symbol without any movement before the month has nothing to be scaled by; all its deviations are
+    RiskMetrics', which is 0 while the price is constant, and so are its losses.
     """
-    returns = history.log_return
-    variance = (returns**2).ewm(alpha=1.0 - DECAY, ignore_na=True).mean()
-    sigma = np.sqrt(variance)
-    atr = _average_true_range(history)
-    distance = (STOP_MULTIPLE * atr).where(atr.notna(), STOP_MULTIPLE * sigma * history.close)
-    columns = {
-        "sigma_1d": sigma,
-        "sigma_21d": sigma,
-        "var_95": value_at_risk(sigma, 0.95),
-        "var_99": value_at_risk(sigma, 0.99),
-        "es_975": expected_shortfall(sigma, 0.975),
-        "atr": atr,
-        "stop_distance": distance,
+    at = np.flatnonzero(history.sessions.isin(sessions))
+    parameters: MonthModels = {
+        (pd.Timestamp(month), symbol): text
+        for month, symbol, text in zip(models["month"], models["symbol"], models["parameters"], strict=True)
     }
-    rows = long_rows(columns, sessions).dropna(subset=["sigma_1d"])
+    months = _positions_by_month(history.sessions, at, parameters)
+    parts = [part for series in bar_series(history) for part in _symbol_parts(series, months, parameters)]
+    return _with_stops(_rows(parts, history), history, regime)
+
+
+def _positions_by_month(
+    sessions: pd.DatetimeIndex, at: Positions, parameters: MonthModels
+) -> list[tuple[pd.Timestamp, int, Positions]]:
+    """Of each month wanted its first day, the position of its first session, and the positions wanted."""
+    starts = sessions[at].to_period("M").to_timestamp()
+    found = []
+    for month in starts.unique():
+        if (month, POOLED) not in parameters:
+            raise ValueError(f"no volatility models for {month:%Y-%m}; fit them for that month first")
+        found.append((month, int(sessions.searchsorted(month)), at[starts == month]))
+    return found
+
+
+def _symbol_parts(
+    series: BarSeries, months: Sequence[tuple[pd.Timestamp, int, Positions]], parameters: MonthModels
+) -> Iterator[tuple[str, Positions, dict[str, Floats], str]]:
+    """Symbol, positions, columns and whose parameters, of each month in which a symbol has rows."""
+    for month, first, wanted in months:
+        # of each session the last bar; the first bar has no return
+        bar = np.searchsorted(series.at, wanted, side="right") - 1
+        has_row = bar + 2 >= MINIMUM_BARS
+        if not has_row.any():
+            continue
+        wanted, bar = wanted[has_row], bar[has_row]
+        begin = int(np.searchsorted(series.at, first))
+        start = max(begin - WARM_UP, 0)
+        window = series.window(start, int(bar[-1]) + 1)
+        own = parameters.get((month, series.symbol))
+        model = _model(own or parameters[month, POOLED], window, begin - start, pooled=own is None)
+        columns = _filtered(window, model, bar - start)
+        yield series.symbol, wanted, columns, "own" if own else "pooled"
+
+
+def _model(text: str, window: BarSeries, before: int, *, pooled: bool) -> SymbolModel:
+    """Parameters of a symbol; those of the pool in its own scale, by its bars before the month."""
+    values = json.loads(text)
+    if not pooled:
+        return SymbolModel.from_dict(values)
+    estimator: Estimator = "range" if np.mean(window.ranged[:before]) >= RANGE_SHARE else "close"
+    if estimator not in values:
+        estimator = "close"
+    return replace(SymbolModel.from_dict(values[estimator]), scale=own_scale(window.returns[:before]))
+
+
+def _filtered(window: BarSeries, model: SymbolModel, bar: Positions) -> dict[str, Floats]:
+    """Columns of the bars wanted, by a window that begins with the warm-up."""
+    ewma = np.sqrt(ewma_variance(window.returns))
+    scale = model.scale or 0.0
+    if scale > 0.0:
+        returns, variance = standardised(window, scale, model.estimator)
+        forecasts = unit_forecasts(model, returns, har_features(variance, returns, model.estimator))
+        one, month = scale * np.sqrt(forecasts.combined), scale * np.sqrt(forecasts.combined_21d)
+        har, garch = scale * np.sqrt(forecasts.har), scale * np.sqrt(forecasts.garch)
+    else:
+        one = month = har = garch = ewma
+    sigma = one[bar]
+    return {
+        "sigma_1d": sigma,
+        "sigma_21d": month[bar],
+        "sigma_har": har[bar],
+        "sigma_garch": garch[bar],
+        "sigma_ewma": ewma[bar],
+        "sigma_rank": _rank(one, bar),
+        "var_95": loss_fraction(model.tail.quantile_95, sigma),
+        "var_99": loss_fraction(model.tail.quantile_99, sigma),
+        "es_975": loss_fraction(model.tail.shortfall_975, sigma),
+    }
+
+
+def _rank(sigma: Floats, bar: Positions) -> Floats:
+    """Share of the last values not above each."""
+    last = sliding_window_view(sigma, RANK_WINDOW)[bar - RANK_WINDOW + 1]
+    return np.count_nonzero(last <= last[:, -1:], axis=1) / RANK_WINDOW
+
+
+def _rows(parts: Sequence[tuple[str, Positions, dict[str, Floats], str]], history: PriceHistory) -> pd.DataFrame:
+    """Rows of all symbols, sorted, with the position of their session."""
+    lengths = [len(wanted) for _, wanted, _, _ in parts]
+    at = np.concatenate([np.empty(0, dtype=np.intp), *(wanted for _, wanted, _, _ in parts)])
+    values = {name: np.concatenate([np.empty(0), *(part[2][name] for part in parts)]) for name in ESTIMATES}
+    rows = pd.DataFrame(
+        {
+            "session": history.sessions[at],
+            "symbol": pd.Series(np.repeat([part[0] for part in parts], lengths), dtype="str"),
+            **values,
+            "fitted": pd.Series(np.repeat([part[3] for part in parts], lengths), dtype="str"),
+        }
+    )
     return rows.sort_values(["session", "symbol"], ignore_index=True)
 
 
-def value_at_risk(sigma: pd.DataFrame, probability: float) -> pd.DataFrame:
-    """Loss fraction that is not exceeded with `probability`, log returns being N(0, sigma^2)."""
-    return -np.expm1(-NormalDist().inv_cdf(probability) * sigma)
-
-
-def expected_shortfall(sigma: pd.DataFrame, probability: float) -> pd.DataFrame:
-    """Mean loss fraction beyond the `probability` quantile, log returns being N(0, sigma^2)."""
-    quantile = NormalDist().inv_cdf(probability)
-    tail = (-quantile - sigma).apply(ndtr)
-    return 1.0 - np.exp(sigma**2 / 2.0) * tail / (1.0 - probability)
-
-
-def _average_true_range(history: PriceHistory) -> pd.DataFrame:
-    """Wilder's average true range, in price as of each session."""
-    # in forward-adjusted units a split is no gap
-    high, low = history.high * history.factor, history.low * history.factor
-    before = history.total_return.shift(1)
-    upper, lower = np.maximum(high, before.fillna(high)), np.minimum(low, before.fillna(low))
-    true_range = upper - lower
-    smoothed = true_range.ewm(alpha=1.0 / ATR_WINDOW, adjust=False, ignore_na=True, min_periods=ATR_WINDOW).mean()
-    # no range at the session, no range-based answer for it
-    return (smoothed / history.factor).where(true_range.notna())
+def _with_stops(rows: pd.DataFrame, history: PriceHistory, regime: pd.DataFrame) -> pd.DataFrame:
+    """Average true range and stop in price as traded, the multiple by the probability of turbulence."""
+    keyed = regime.set_index(["session", "symbol"])["prob_turbulent"]
+    wanted = pd.MultiIndex.from_arrays([rows["session"], rows["symbol"]])
+    turbulent = keyed.reindex(wanted).to_numpy(dtype="float64")
+    if np.isnan(turbulent).any():
+        session, symbol = wanted[int(np.flatnonzero(np.isnan(turbulent))[0])]
+        raise ValueError(f"{symbol} has no prob_turbulent at {session:%Y-%m-%d}; compute the regime of that session")
+    at = history.sessions.get_indexer(rows["session"])
+    column = pd.Index(history.symbols).get_indexer(rows["symbol"])
+    calm, wild = STOP_MULTIPLES
+    rows["atr"] = average_true_range(history).to_numpy()[at, column]
+    rows["stop_multiple"] = calm + (wild - calm) * turbulent
+    deviation = rows["sigma_1d"] * history.close.to_numpy()[at, column]
+    rows["stop_distance"] = rows["stop_multiple"] * rows["atr"].where(rows["atr"].notna(), deviation)
+    fitted = rows.pop("fitted")
+    return rows.assign(fitted=fitted)

@@ -1,0 +1,81 @@
+"""Value at risk and expected shortfall by filtered historical simulation.
+
+Belongs here: from standardised residuals and a volatility forecast to quantiles of the loss. Does not belong here:
+the forecast itself, tests of the quantiles against what came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ResidualTail:
+    """Lower tail of standardised residuals, as positive multiples of sigma.
+
+    Attributes
+    ----------
+    quantile_95, quantile_99 : float
+        Exceeded by one residual in 20, and in 100.
+    shortfall_975 : float
+        Mean of the worst 2.5 %.
+    """
+
+    quantile_95: float
+    quantile_99: float
+    shortfall_975: float
+
+
+def residual_tail(residuals: Floats) -> ResidualTail:
+    """Empirical tail of standardised residuals.
+
+    Parameters
+    ----------
+    residuals : ndarray, shape (n,)
+        Returns divided by the volatility that was forecast for them; finite, at least 100.
+
+    Returns
+    -------
+    ResidualTail
+        None of the multiples is below 0: where even the tail is a gain there is nothing to lose.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 100 residuals, of which one in 100 is none.
+
+    Notes
+    -----
+    Historical simulation filtered by a volatility model [1]_: what repeats is the shape of the residuals, not their
+    size. The shortfall is the integral of the empirical quantiles beyond 97.5 % by its length [2]_, so that the
+    observation on the border counts by its share.
+
+    References
+    ----------
+    .. [1] Barone-Adesi, G., Giannopoulos, K. and Vosper, L. (1999). "VaR without correlations for portfolios of
+       derivative securities". Journal of Futures Markets 19(5), 583-602.
+    .. [2] Acerbi, C. and Tasche, D. (2002). "On the coherence of expected shortfall". Journal of Banking & Finance
+       26(7), 1487-1503, definition 2.6.
+    """
+    if len(residuals) < 100:
+        raise ValueError(f"{len(residuals)} residuals are too few for a quantile of 99 %; at least 100 are needed")
+    losses = np.sort(-residuals)[::-1]
+    mass = 0.025 * len(losses)
+    whole = int(mass)
+    shortfall = (losses[:whole].sum() + (mass - whole) * losses[whole]) / mass
+    quantile_95, quantile_99 = np.quantile(losses, [0.95, 0.99])
+    return ResidualTail(*(max(float(value), 0.0) for value in (quantile_95, quantile_99, shortfall)))
+
+
+def loss_fraction(multiple: float, sigma: Floats) -> Floats:
+    """Loss of a position, as a positive fraction of it, at `multiple` sigmas of log return: ``1 - exp(-m sigma)``.
+
+    Of the expected shortfall it is an upper bound, tight to the second order in sigma, since the mean of
+    ``1 - exp(-x)`` is at most ``1 - exp(-mean x)``.
+    """
+    return -np.expm1(-multiple * sigma)

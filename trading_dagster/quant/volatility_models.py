@@ -1,0 +1,138 @@
+"""Monthly fits of the volatility models as a table.
+
+Belongs here: which bars a month's fit reads, whom it serves, and its form as rows. Does not belong here: what is
+estimated (`variance_combination`), what a session's forecast is (`volatility`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from trading_dagster.quant.bar_series import BarSeries, bar_series
+from trading_dagster.quant.har import Estimator
+from trading_dagster.quant.prices import PriceHistory
+from trading_dagster.quant.variance_combination import SymbolModel, fit_symbol, pool, window_metrics
+
+POOLED = "POOLED"
+"""Symbol of the row that serves all symbols without a row of their own."""
+
+MINIMUM_BARS = 500
+WINDOW = 2000
+"""Bars that a fit looks back on, about eight years. Chosen on returns before 2003 among 1,000, 1,500, 2,000 and all:
+1,000 was the worst for each model, 2,000 and all nearly the same, and 2,000 forgets what no longer is."""
+
+RANGE_SHARE = 0.95
+"""Share of the window's bars that must have ranges for the range to be the estimator."""
+
+MOVING_SHARE = 0.5
+"""Share of the window's returns that must differ from zero for a symbol to be fitted by itself."""
+
+POOL_OF_CLOSES = 10
+"""Symbols that are fitted on closes for the pool's sake where all have ranges."""
+
+
+def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitted_to: pd.DatetimeIndex) -> pd.DataFrame:
+    """Fit every symbol for every month, and the pool.
+
+    Parameters
+    ----------
+    history : PriceHistory
+    months : DatetimeIndex
+        First day of each calendar month served.
+    fitted_to : DatetimeIndex
+        For each month the last session before it; nothing later is read.
+
+    Returns
+    -------
+    DataFrame
+        One row a month and symbol with at least 500 bars, of which half of the last 2,000 moved, and one with
+        symbol ``POOLED``, sorted by month, then symbol: month, symbol, fitted_to, parameters and metrics (JSON).
+        parameters is a `SymbolModel`, in the pool one for each estimator; metrics holds the number of bars, the
+        losses (QLIKE) of har, garch, combination and ewma within the window on the variance of the estimator, nu
+        and persistence.
+
+    Raises
+    ------
+    ValueError
+        If months and fitted_to differ in length, a fit would read of its own month, or no symbol can be fitted.
+
+    Notes
+    -----
+    Each fit starts anew: a month fitted alone has the same bytes. The pool has the medians of the parameters in
+    units of each symbol's own standard deviation.
+    """
+    if len(months) != len(fitted_to):
+        raise ValueError(f"{len(months)} months but {len(fitted_to)} sessions to fit to; each month needs one")
+    series = bar_series(history)
+    parts = []
+    for month, last in zip(months, fitted_to, strict=True):
+        if last >= month:
+            raise ValueError(
+                f"the models of {month:%Y-%m} would be fitted to {last:%Y-%m-%d}, not before the month; "
+                "fit them to the last session before it"
+            )
+        end = int(history.sessions.searchsorted(last, side="right"))
+        parts.append(_fit_month(series, end, month, last))
+    if not parts:
+        return pd.DataFrame({name: [] for name in ("month", "symbol", "fitted_to", "parameters", "metrics")})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _fit_month(series: Sequence[BarSeries], end: int, month: pd.Timestamp, last: pd.Timestamp) -> pd.DataFrame:
+    """Rows of one month, fitted to the bars at positions below `end`."""
+    windows = [_window(own, end) for own in series]
+    usable = [window for window in windows if window is not None]
+    if not usable:
+        raise ValueError(
+            f"no symbol has {MINIMUM_BARS} bars that move up to {last:%Y-%m-%d}, so no volatility model can be fitted "
+            f"for {month:%Y-%m}; load earlier bars or begin with a later month"
+        )
+    models = {window.symbol: fit_symbol(window, _estimator(window)) for window in usable}
+    metrics = {window.symbol: window_metrics(models[window.symbol], window) for window in usable}
+    rows: dict[str, tuple[object, dict[str, float]]] = {
+        symbol: (asdict(model), metrics[symbol]) for symbol, model in models.items()
+    }
+    losses = list(metrics.values())
+    rows[POOLED] = (
+        {estimator: asdict(pool(members)) for estimator, members in _pools(usable, models).items()},
+        {name: float(np.median([own[name] for own in losses])) for name in losses[0]},
+    )
+    ordered = sorted(rows)
+    return pd.DataFrame(
+        {
+            "month": month,
+            "symbol": ordered,
+            "fitted_to": last,
+            "parameters": [json.dumps(rows[symbol][0], sort_keys=True) for symbol in ordered],
+            "metrics": [json.dumps(rows[symbol][1], sort_keys=True) for symbol in ordered],
+        }
+    )
+
+
+def _pools(windows: Sequence[BarSeries], models: dict[str, SymbolModel]) -> dict[Estimator, list[SymbolModel]]:
+    """Models to pool for each estimator; there always are some for closes, which every symbol has."""
+    ranged = [model for model in models.values() if model.estimator == "range"]
+    closes = [model for model in models.values() if model.estimator == "close"]
+    if not closes:
+        some = windows[:POOL_OF_CLOSES]
+        closes = [fit_symbol(window, "close", models[window.symbol].garch) for window in some]
+    return {"range": ranged, "close": closes} if ranged else {"close": closes}
+
+
+def _window(series: BarSeries, end: int) -> BarSeries | None:
+    """Last bars before a session's position; None where there are too few or they do not move."""
+    stop = int(np.searchsorted(series.at, end))
+    # the first bar has no return
+    if stop + 1 < MINIMUM_BARS:
+        return None
+    window = series.window(stop - WINDOW, stop)
+    return window if np.mean(window.returns != 0.0) >= MOVING_SHARE else None
+
+
+def _estimator(window: BarSeries) -> Estimator:
+    return "range" if np.mean(window.ranged) >= RANGE_SHARE else "close"
