@@ -7,6 +7,7 @@ belong here: the estimator, the turning points, and what to do about a cycle.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ INTERVAL = 1.6448536269514722
 """Standard deviations on either side that hold nine tenths of a normal distribution."""
 
 Floats = NDArray[np.float64]
-Columns = dict[str, NDArray[np.generic]]
+Columns = dict[str, NDArray[Any]]
 FITTED = ("period", "phase", "amplitude", "snr_db", "p_value", "next_trough_bars", "next_trough_half_width", "noise")
 
 
@@ -122,11 +123,12 @@ def phasing(
     lengths = {cycle: (windows or {}).get(cycle, round(WINDOW_PERIODS * cycle)) for cycle in cycles}
     at = np.flatnonzero(history.sessions.isin(sessions))
     log_price = np.log(history.total_return.to_numpy())
+    standardised = standardised_returns(history).to_numpy()
     smaller: Troughs | None = None
     parts: list[Columns] = []
     for cycle in cycles:
         troughs = confirmed_troughs(log_price, reach_of(cycle))
-        part = _fitted(history, log_price, at, cycle, lengths[cycle])
+        part = _fitted(log_price, standardised, at, cycle, lengths[cycle])
         part |= _future_line(history, at, cycle)
         part |= _turning_points(history, troughs, smaller, at)
         parts.append(part)
@@ -151,7 +153,7 @@ def _rows(parts: list[Columns], history: PriceHistory, at: NDArray[np.intp], cyc
 # -- the fit ------------------------------------------------------------------------------------------------------
 
 
-def _fitted(history: PriceHistory, log_price: Floats, at: NDArray[np.intp], cycle: int, window: int) -> Columns:
+def _fitted(log_price: Floats, standardised: Floats, at: NDArray[np.intp], cycle: int, window: int) -> Columns:
     """Columns of the fit of one nominal cycle."""
     shape = (len(at), log_price.shape[1])
     results: dict[str, Floats] = {name: np.full(shape, np.nan) for name in FITTED}
@@ -161,7 +163,7 @@ def _fitted(history: PriceHistory, log_price: Floats, at: NDArray[np.intp], cycl
         # a difference belongs to the middle between its two bars
         levels, changes = band(window, shortest, longest, 1, 0.0), band(window - 1, shortest, longest, 0, -0.5)
         level_windows = sliding_window_view(log_price, window, axis=0)
-        change_windows = sliding_window_view(standardised_returns(history).to_numpy(), window - 1, axis=0)
+        change_windows = sliding_window_view(standardised, window - 1, axis=0)
         for start in range(0, len(ends), BLOCK):
             end, of = ends[start : start + BLOCK], column[start : start + BLOCK]
             first = at[end] - window + 1
@@ -173,7 +175,9 @@ def _fitted(history: PriceHistory, log_price: Floats, at: NDArray[np.intp], cycl
     columns: Columns = dict(results)
     columns["next_trough_lower"] = results["next_trough_bars"] - half_width
     columns["next_trough_upper"] = results["next_trough_bars"] + half_width
-    columns["noise"] = np.where(np.isnan(model), None, NOISES[np.nan_to_num(model).astype(int)])
+    names = NOISES[np.nan_to_num(model).astype(int)]
+    names[np.isnan(model)] = None
+    columns["noise"] = names
     return columns
 
 
@@ -181,12 +185,11 @@ def _complete_windows(
     log_price: Floats, at: NDArray[np.intp], window: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Places in `at`, and columns, of the windows without a missing price."""
-    known = np.isfinite(log_price).cumsum(axis=0)
-    long_enough = np.flatnonzero(at >= window - 1)
-    last = at[long_enough]
-    before = np.where((last >= window)[:, None], known[last - window], 0)
-    place, column = np.nonzero(known[last] - before == window)
-    return long_enough[place], column
+    known = np.isfinite(log_price)
+    # prices are missing before a listing only
+    listed = np.where(known.any(axis=0), known.argmax(axis=0), len(log_price))
+    place, column = np.nonzero((at - window + 1)[:, None] >= listed)
+    return place, column
 
 
 def _fit_block(prices: Floats, standardised: Floats, levels: Band, changes: Band) -> dict[str, Floats]:
@@ -267,9 +270,9 @@ def _turning_points(history: PriceHistory, troughs: Troughs, smaller: Troughs | 
     down = (value < now) & (value_before >= session_before)
     counts = np.full(value.shape, np.nan) if smaller is None else smaller_troughs(troughs, smaller, at)
     return {
-        "trough_provisional": dates[provisional_position(troughs, peaks)[at]],
+        "trough_provisional": dates[provisional_position(troughs, peaks, at)],
         "trough_confirmed": dates[latest_position(troughs, at)],
-        "peak_provisional": dates[provisional_position(peaks, troughs)[at]],
+        "peak_provisional": dates[provisional_position(peaks, troughs, at)],
         "peak_confirmed": dates[latest_position(peaks, at)],
         "trough_spacing": trough_spacing(troughs, at),
         "smaller_troughs": counts,

@@ -147,19 +147,19 @@ def band(length: int, shortest: float, longest: float, degree: int, last: float)
     step = 1.0 / (OVERSAMPLING * length)
     inside = int(np.ceil((1.0 / shortest - 1.0 / longest) / step)) + 1
     step = (1.0 / shortest - 1.0 / longest) / (inside - 1)
-    frequency = 1.0 / longest + step * np.arange(-MARGIN, inside + MARGIN)
-    time = np.arange(length) - (length - 1) + last
+    frequency = 1.0 / longest + step * np.arange(-MARGIN, inside + MARGIN, dtype=np.float64)
+    time = np.arange(1 - length, 1, dtype=np.float64) + last
     trend = np.linalg.qr(np.vander(time / length, degree + 1))[0]
     angle = 2.0 * np.pi * frequency[:, None] * time
     waves = _without(trend, np.stack([np.cos(angle), np.sin(angle)], axis=2))
     slopes = _without(trend, time[:, None] * np.stack([-np.sin(angle), np.cos(angle)], axis=2))
-    gram_inverse = np.linalg.inv(waves.transpose(0, 2, 1) @ waves)
+    gram_inverse = np.asarray(np.linalg.inv(waves.transpose(0, 2, 1) @ waves), dtype=np.float64)
     tilt = gram_inverse @ (waves.transpose(0, 2, 1) @ slopes)
     left = slopes - waves @ tilt
     curvature = left.transpose(0, 2, 1) @ left
     basis = _slow_components(trend, time, SLOW / shortest)
     # inv(X'X) = L L' makes X L orthonormal
-    root = np.linalg.cholesky(gram_inverse)
+    root = np.asarray(np.linalg.cholesky(gram_inverse), dtype=np.float64)
     inner = basis.T @ waves
     return Band(
         frequency=frequency,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter1d
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -31,29 +32,34 @@ class Troughs:
         What they are troughs of; missing before the first bar.
     reach : int
         Bars on either side that a trough is the lowest of, and after which it is confirmed.
-    flags : array of bool, (sessions, columns)
-        Whether a session is a trough, confirmed `reach` sessions later.
     position, column : array, (troughs,)
         Where they are, by column, then position.
-    latest : array, (sessions, columns)
-        Number of the latest trough that is confirmed by the session, -1 where there is none yet.
-    first : array, (columns,)
-        Number of each column's first trough.
     """
 
     values: Floats
     reach: int
-    flags: NDArray[np.bool_]
     position: Integers
     column: Integers
-    latest: Integers
-    first: Integers
+
+    def latest(self, at: Integers) -> Integers:
+        """Number of the latest trough of each column confirmed by the sessions `at`, -1 where there is none."""
+        return self.up_to(at[:, None] - self.reach, np.arange(self.values.shape[1])[None, :])
+
+    def up_to(self, position: Integers, column: Integers) -> Integers:
+        """Number of the last trough of `column` at or before `position`, -1 where there is none."""
+        if not len(self.position):
+            return np.full(np.broadcast_shapes(position.shape, column.shape), -1)
+        stride = len(self.values)
+        number = np.searchsorted(self.column * stride + self.position, column * stride + position, side="right") - 1
+        return np.where((number >= 0) & (self.column[number] == column) & (position >= 0), number, -1)
 
     def before(self, number: Integers, steps: int = 1) -> Integers:
-        """Number of the trough `steps` before, -1 where there is none in that column."""
-        earlier = number - steps
-        column = self.column[np.maximum(number, 0)] if len(self.column) else np.zeros_like(number)
-        return np.where((number >= 0) & (earlier >= self.first[column]), earlier, -1)
+        """Number of the trough `steps` before in the same column, -1 where there is none."""
+        earlier = np.maximum(number - steps, 0)
+        if not len(self.position):
+            return np.full(number.shape, -1)
+        same = (number >= steps) & (self.column[earlier] == self.column[number])
+        return np.where(same, earlier, -1)
 
 
 def reach_of(cycle: int) -> int:
@@ -83,26 +89,24 @@ def confirmed_troughs(values: Floats, reach: int) -> Troughs:
     Whether bar i is a trough is settled by bar ``i + reach`` and by nothing later, so that the list is only ever
     appended to. Of equal bars the first counts; a constant price has none.
     """
-    lowest = pd.DataFrame(values).rolling(reach, min_periods=reach).min().to_numpy()
+    # nothing is lower than a missing value, so that the first troughs have their full reach of bars before them
+    low = np.where(np.isnan(values), -np.inf, values)
     flags = np.zeros(values.shape, dtype=bool)
     if len(values) > 2 * reach:
-        middle = values[reach:-reach]
+        # the window of `reach` bars that ends at each bar
+        lowest = minimum_filter1d(low, reach, axis=0, mode="constant", cval=-np.inf, origin=(reach - 1) // 2)
+        middle = low[reach:-reach]
         flags[reach:-reach] = (middle < lowest[reach - 1 : -reach - 1]) & (middle <= lowest[2 * reach :])
     column, position = np.nonzero(flags.T)
-    counts = flags.sum(axis=0)
-    first = np.cumsum(counts) - counts
-    known = np.zeros(values.shape, dtype=np.int64)
-    known[reach:] = np.cumsum(flags[: max(len(values) - reach, 0)], axis=0)
-    latest = np.where(known > 0, first + known - 1, -1)
-    return Troughs(values, reach, flags, position, column, latest, first)
+    return Troughs(values, reach, position, column)
 
 
 def latest_position(troughs: Troughs, at: Integers) -> Integers:
     """Position of the latest confirmed trough as of the sessions `at`, -1 where there is none."""
-    return _attribute(troughs.position, troughs.latest[at], -1)
+    return _attribute(troughs.position, troughs.latest(at), -1)
 
 
-def provisional_position(troughs: Troughs, peaks: Troughs) -> Integers:
+def provisional_position(troughs: Troughs, peaks: Troughs, at: Integers) -> Integers:
     """Lowest bar since the latest confirmed turning point of either kind, the first of equal ones.
 
     Parameters
@@ -110,10 +114,12 @@ def provisional_position(troughs: Troughs, peaks: Troughs) -> Integers:
     troughs : Troughs
     peaks : Troughs
         The turning points of the other kind, of the same reach.
+    at : array of int, ascending
+        Sessions.
 
     Returns
     -------
-    array, (sessions, columns)
+    array, (len(at), columns)
         Positions, -1 before the first bar. It moves whenever price falls lower, and when a turning point is
         confirmed.
 
@@ -122,9 +128,18 @@ def provisional_position(troughs: Troughs, peaks: Troughs) -> Integers:
     When a turning point is confirmed, the search begins anew with the `reach` bars after it; from there on it is
     a running minimum.
     """
-    values, reach = troughs.values, troughs.reach
+    if not len(at):
+        return np.empty((0, troughs.values.shape[1]), dtype=np.int64)
+    reach = troughs.reach
+    # what the earliest session wanted depends on reaches back to the bar after the column's last turning point
+    since = np.maximum(latest_position(troughs, at[:1]), latest_position(peaks, at[:1])) + 1
+    origin = int(since.min())
+    values = troughs.values[origin : at[-1] + 1]
     begins = np.zeros(values.shape, dtype=bool)
-    begins[reach:] = (troughs.flags | peaks.flags)[: max(len(values) - reach, 0)]
+    for points in (troughs, peaks):
+        confirmed = points.position + reach - origin
+        inside = (points.position >= origin - 1) & (confirmed < len(values))
+        begins[confirmed[inside], points.column[inside]] = True
     when, column = np.nonzero(begins)
     running, place = values.copy(), np.broadcast_to(np.arange(len(values))[:, None], values.shape).copy()
     if len(when):
@@ -135,7 +150,8 @@ def provisional_position(troughs: Troughs, peaks: Troughs) -> Integers:
     earlier = np.vstack([np.full((1, values.shape[1]), np.nan), lowest[:-1]])
     record = begins | (np.isfinite(values) & ~(running >= earlier))
     latest = np.maximum.accumulate(np.where(record, np.arange(len(values))[:, None], -1), axis=0)
-    return np.where(latest >= 0, np.take_along_axis(place, np.maximum(latest, 0), axis=0), -1)
+    found = np.where(latest >= 0, origin + np.take_along_axis(place, np.maximum(latest, 0), axis=0), -1)
+    return found[at - origin]
 
 
 def _running_minimum(values: Floats, begins: NDArray[np.bool_]) -> Floats:
@@ -153,7 +169,7 @@ def trough_spacing(troughs: Troughs, at: Integers) -> Floats:
         later, earlier = troughs.before(number, back), troughs.before(number, back + 1)
         gaps[:, back] = np.where(earlier >= 0, troughs.position[later] - troughs.position[earlier], np.nan)
     median = pd.DataFrame(gaps).median(axis=1).to_numpy()
-    return _attribute(median, troughs.latest[at], np.nan)
+    return _attribute(median, troughs.latest(at), np.nan)
 
 
 def smaller_troughs(troughs: Troughs, smaller: Troughs, at: Integers) -> Floats:
@@ -164,9 +180,8 @@ def smaller_troughs(troughs: Troughs, smaller: Troughs, at: Integers) -> Floats:
     """
     number = np.arange(len(troughs.position))
     before = troughs.before(number)
-    counted = np.cumsum(smaller.flags, axis=0)
-    inside = counted[troughs.position, troughs.column] - counted[troughs.position[before], troughs.column]
-    return _attribute(np.where(before >= 0, inside, np.nan), troughs.latest[at], np.nan)
+    inside = smaller.up_to(troughs.position, troughs.column) - smaller.up_to(troughs.position[before], troughs.column)
+    return _attribute(np.where(before >= 0, inside, np.nan), troughs.latest(at), np.nan)
 
 
 def valid_trend_line(troughs: Troughs, at: Integers) -> tuple[Floats, Floats]:
@@ -183,7 +198,7 @@ def valid_trend_line(troughs: Troughs, at: Integers) -> tuple[Floats, Floats]:
     now, session_before : array, (len(at), columns)
         Log price of the same line; missing until two troughs are confirmed.
     """
-    last = troughs.latest[at]
+    last = troughs.latest(at)
     before = troughs.before(last)
     found = before >= 0
     if not found.any():
