@@ -25,7 +25,7 @@ DEGREES_OF_FREEDOM = (2.05, 500.0)
 BACKCAST_LENGTH = 75
 BACKCAST_DECAY = 0.94
 
-STARTS = ((0.03, 0.08, 0.92), (0.05, 0.10, 0.85), (0.01, 0.15, 0.90), (0.05, 0.15, 0.40))
+STARTS = ((0.03, 0.08, 0.92), (0.05, 0.10, 0.85), (0.05, 0.15, 0.40))
 """Values of alpha, gamma and beta tried as the start of the search, which then goes on from the likeliest."""
 
 MAXIMUM_ITERATIONS = 100
@@ -92,7 +92,7 @@ def fit_gjr_garch(returns: Floats) -> GjrGarch:
     ``0.94 ** i``. Given beta, h and its derivatives are first-order linear filters of past squares, so that the
     likelihood and its exact gradient take two calls of a compiled filter. The constraints (alpha >= 0,
     alpha + gamma >= 0, beta >= 0, persistence < 1, nu > 2) are met by angles: a share is a squared sine, which
-    reaches its bound at a finite angle. The search is BFGS from the likeliest of four fixed starts, its first
+    reaches its bound at a finite angle. The search is BFGS from the likeliest of three fixed starts, its first
     curvature the expected information; nothing is carried over from another fit.
 
     References
@@ -188,7 +188,7 @@ class _Likelihood:
     def with_gradient(self, angles: Floats) -> tuple[float, Floats]:
         """Value, and gradient by the angles."""
         value, parts = self._evaluate(angles)
-        slopes, by_variance, by_mean, by_nu, _ = self._slopes(angles, parts)
+        slopes, by_variance, by_mean, by_nu = self._slopes(angles, parts)
         gradient = np.append(slopes @ by_variance, by_nu)
         gradient[0] += by_mean
         return value, -(_jacobian(angles).T @ gradient)
@@ -196,7 +196,8 @@ class _Likelihood:
     def information(self, angles: Floats) -> Floats:
         """Expected information by the angles, which is the curvature that the search begins with."""
         nu = _parameters(angles)[5]
-        slopes, _, _, _, variance = self._slopes(angles, self._evaluate(angles)[1])
+        parts = self._evaluate(angles)[1]
+        slopes, variance = self._slopes(angles, parts)[0], parts[2]
         relative = slopes / variance
         matrix = np.zeros((6, 6))
         matrix[:5, :5] = nu / (2.0 * (nu + 3.0)) * (relative @ relative.T)
@@ -225,7 +226,7 @@ class _Likelihood:
 
     def _slopes(
         self, angles: Floats, parts: tuple[Floats, Floats, Floats, Floats, Floats]
-    ) -> tuple[Floats, Floats, float, float, Floats]:
+    ) -> tuple[Floats, Floats, float, float]:
         """Derivatives of h by mu, omega, alpha, gamma, beta (5, T); of the likelihood by h, mu (direct) and nu."""
         _, _, alpha, gamma, beta, nu = _parameters(angles)
         error, lagged, variance, ratio, logs = parts
@@ -246,7 +247,7 @@ class _Likelihood:
             - 0.5 * logs.sum()
             + 0.5 * (nu + 1.0) / (nu - 2.0) * share.sum()
         )
-        return slopes, by_variance, by_mean, float(by_nu), variance
+        return slopes, by_variance, by_mean, float(by_nu)
 
 
 def _angles(mean_weight: float, alpha: float, gamma: float, beta: float, likelihood: _Likelihood) -> Floats:

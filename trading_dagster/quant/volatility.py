@@ -27,9 +27,7 @@ from trading_dagster.quant.variance_combination import (
     standardised,
     unit_forecasts,
 )
-from trading_dagster.quant.volatility_models import MINIMUM_BARS, POOLED, RANGE_SHARE, fit_volatility_models
-
-__all__ = ["POOLED", "fit_volatility_models", "volatility"]
+from trading_dagster.quant.volatility_models import MINIMUM_BARS, POOLED, RANGE_SHARE
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]

@@ -16,7 +16,7 @@ import pandas as pd
 from trading_dagster.quant.bar_series import BarSeries, bar_series
 from trading_dagster.quant.har import Estimator
 from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.variance_combination import SymbolModel, fit_symbol, pool, window_metrics
+from trading_dagster.quant.variance_combination import SymbolModel, fit_symbol, pool
 
 POOLED = "POOLED"
 """Symbol of the row that serves all symbols without a row of their own."""
@@ -32,7 +32,7 @@ RANGE_SHARE = 0.95
 MOVING_SHARE = 0.5
 """Share of the window's returns that must differ from zero for a symbol to be fitted by itself."""
 
-POOL_OF_CLOSES = 10
+POOL_OF_CLOSES = 5
 """Symbols that are fitted on closes for the pool's sake where all have ranges."""
 
 
@@ -92,12 +92,12 @@ def _fit_month(series: Sequence[BarSeries], end: int, month: pd.Timestamp, last:
             f"no symbol has {MINIMUM_BARS} bars that move up to {last:%Y-%m-%d}, so no volatility model can be fitted "
             f"for {month:%Y-%m}; load earlier bars or begin with a later month"
         )
-    models = {window.symbol: fit_symbol(window, _estimator(window)) for window in usable}
-    metrics = {window.symbol: window_metrics(models[window.symbol], window) for window in usable}
+    fitted = {window.symbol: fit_symbol(window, _estimator(window)) for window in usable}
     rows: dict[str, tuple[object, dict[str, float]]] = {
-        symbol: (asdict(model), metrics[symbol]) for symbol, model in models.items()
+        symbol: (asdict(model), metrics) for symbol, (model, metrics) in fitted.items()
     }
-    losses = list(metrics.values())
+    losses = [metrics for _, metrics in fitted.values()]
+    models = {symbol: model for symbol, (model, _) in fitted.items()}
     rows[POOLED] = (
         {estimator: asdict(pool(members)) for estimator, members in _pools(usable, models).items()},
         {name: float(np.median([own[name] for own in losses])) for name in losses[0]},
@@ -120,7 +120,7 @@ def _pools(windows: Sequence[BarSeries], models: dict[str, SymbolModel]) -> dict
     closes = [model for model in models.values() if model.estimator == "close"]
     if not closes:
         some = windows[:POOL_OF_CLOSES]
-        closes = [fit_symbol(window, "close", models[window.symbol].garch) for window in some]
+        closes = [fit_symbol(window, "close", models[window.symbol].garch)[0] for window in some]
     return {"range": ranged, "close": closes} if ranged else {"close": closes}
 
 
