@@ -209,7 +209,7 @@ def coverage_report(
     Holm's correction [1]_ is over the symbols that were tested, for each test and window: where all forecasts are
     right, the chance that any symbol fails one of them is at most the level. The quantile of 97.5 %, beyond which
     the shortfall is tested, is put between those of 95 and 99 % as if the tail were exponential, which is within
-    1.5 % of it for normal and Student-t tails.
+    2 % of it for normal and Student-t tails.
 
     References
     ----------

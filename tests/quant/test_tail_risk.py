@@ -1,0 +1,53 @@
+"""Tails of residuals against normal and Student-t closed forms, and the integral of empirical quantiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from trading_dagster.quant.tail_risk import loss_fraction, residual_tail
+
+
+def test_tail_of_normal_residuals() -> None:
+    found = residual_tail(np.random.default_rng(1).standard_normal(1_000_000))
+    assert found.quantile_95 == pytest.approx(stats.norm.ppf(0.95), abs=0.008)
+    assert found.quantile_99 == pytest.approx(stats.norm.ppf(0.99), abs=0.015)
+    assert found.shortfall_975 == pytest.approx(stats.norm.pdf(stats.norm.ppf(0.975)) / 0.025, abs=0.015)
+
+
+def test_tail_is_the_losing_one() -> None:
+    found = residual_tail(np.random.default_rng(2).exponential(1.0, 400_000) - 1.0)
+    assert found.quantile_99 < 1.0
+    mirrored = residual_tail(1.0 - np.random.default_rng(2).exponential(1.0, 400_000))
+    assert mirrored.quantile_99 == pytest.approx(-np.log(0.01) - 1.0, abs=0.05)
+    assert mirrored.shortfall_975 == pytest.approx(-np.log(0.025) + 1.0 - 1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("count", [100, 137, 1934])
+def test_quantiles_and_shortfall_of_few_residuals(count: int) -> None:
+    residuals = np.random.default_rng(count).standard_t(4, count)
+    found = residual_tail(residuals)
+    np.testing.assert_allclose(
+        [found.quantile_95, found.quantile_99], np.quantile(-residuals, [0.95, 0.99]), rtol=1e-12
+    )
+    # the inverse of the empirical distribution, a step function, integrated over a fine grid of the tail
+    grid = 0.975 + 0.025 * (np.arange(400_000) + 0.5) / 400_000
+    steps = np.quantile(-residuals, grid, method="inverted_cdf")
+    assert found.shortfall_975 == pytest.approx(steps.mean(), rel=1e-4)
+
+
+def test_where_even_the_tail_gains_there_is_no_loss() -> None:
+    found = residual_tail(np.linspace(1.0, 2.0, 200))
+    assert (found.quantile_95, found.quantile_99, found.shortfall_975) == (0.0, 0.0, 0.0)
+
+
+def test_too_few_residuals_are_refused() -> None:
+    with pytest.raises(ValueError, match="99 residuals are too few"):
+        residual_tail(np.zeros(99))
+
+
+def test_loss_is_of_a_log_return() -> None:
+    sigma = np.array([0.0, 0.01, 0.5])
+    np.testing.assert_allclose(loss_fraction(2.0, sigma), 1.0 - 1.0 / np.exp(2.0 * sigma), rtol=1e-12)
+    assert (loss_fraction(30.0, sigma) < 1.0).all()
