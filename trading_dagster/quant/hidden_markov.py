@@ -19,6 +19,9 @@ MOST_ITERATIONS = 60
 TOLERANCE = 1e-6
 """Gain of log likelihood per session at which the fit has converged."""
 
+LEAST_AT_WORK = 0.75
+"""Share of series still moving below which the others are taken out of the arrays."""
+
 DEGREES = (2.5, 100.0)
 """Degrees of freedom tried: below the variance is hardly finite, above is Gaussian to the eye."""
 
@@ -165,25 +168,32 @@ def fit_student_chain(moves: Floats, known: Bools) -> ChainFit:
     .. [2] Liu, C. and Rubin, D. B. (1995). "ML estimation of the t distribution using EM and its extensions, ECM and
        ECME". Statistica Sinica 5, 19-39, section 3.
     """
+    # sessions before all series begin add exact zeros
+    begin = int(known.any(axis=1).argmax())
+    moves, known = moves[begin:], known[begin:]
     series = moves.shape[1]
     final = StudentChain(*(np.full(series, value) for value in START))
     likelihood, iterations = np.full(series, -np.inf), np.zeros(series, dtype=np.int64)
-    at_work, part, part_known = np.arange(series), moves, known
-    chain = final
+    at_work, going = np.arange(series), np.ones(series, dtype=bool)
+    part, part_known, chain = moves, known, final
     tolerance = TOLERANCE * sum_over_sessions(known.astype("float64"))
     for _ in range(MOST_ITERATIONS):
         new, value = _iterate(part, part_known, chain)
-        going = value - likelihood[at_work] > tolerance[at_work]
-        likelihood[at_work] = value
-        iterations[at_work] += 1
-        # the value belongs to the parameters before the update, so those are kept
+        # the value belongs to the parameters before the update, so those are kept; a series that has stopped once
+        # stays as it is, however long others take it along
+        now = at_work[going]
         for whole, values in zip(final._values(), chain._values(), strict=True):
-            whole[at_work] = values
+            whole[now] = values[going]
+        gain = value - likelihood[at_work]
+        likelihood[now] = value[going]
+        iterations[now] += 1
+        going &= gain > tolerance[at_work]
         if not going.any():
             break
-        if going.sum() < 0.7 * len(going):
+        if going.sum() < LEAST_AT_WORK * len(going):
             part, part_known = np.ascontiguousarray(part[:, going]), np.ascontiguousarray(part_known[:, going])
             at_work, new = at_work[going], new.take(np.flatnonzero(going))
+            going = np.ones(len(at_work), dtype=bool)
         chain = new
     return ChainFit(_ordered(final), likelihood, iterations)
 
