@@ -2,15 +2,15 @@
 
 import sys
 
-from benchmarks import deployment, market_data, phasing, pipeline, startup
+from benchmarks import deployment, market_data, pictures, pipeline, quant, startup
 
 BENCHMARKS = {
     "startup": startup.main,
-    "phasing": phasing.main,
+    "quant": quant.main,
     "pipeline": pipeline.main,
     "market_data": market_data.main,
 }
-ON_REQUEST = {"deployment": deployment.main}
+ON_REQUEST = {"deployment": deployment.main, "pictures": pictures.main}
 
 chosen = sys.argv[1:] or list(BENCHMARKS)
 known = BENCHMARKS | ON_REQUEST

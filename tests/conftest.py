@@ -111,6 +111,11 @@ class Installation:
         outcome = self.run(month, job="training")
         assert outcome.success, outcome.failures
 
+    def train_stages(self, month: str, bars_to: str) -> Outcome:
+        """Store bars and fit a month's models of regime and volatility alone."""
+        assert self.run(bars_to, assets=["bars", "corporate_actions"]).success
+        return self.run(month, job="training", assets=["regime_model", "volatility_model"])
+
     def count(self, table: str) -> int:
         """Rows of a ledger table."""
         with self.ledger.transaction() as db:

@@ -24,6 +24,9 @@ def test_no_bar_before_2000() -> None:
         ("forecast", 1500),
         ("intermarket", 2500),
         ("backtest", 2500),
+        # a model inherits the rule of the stage that uses it
+        ("regime_model", 252),
+        ("volatility_model", 500),
     ],
 )
 def test_minimum_bars_of_the_contract(component: str, bars: int) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trading_dagster.settings import SettingsError, known_variables, load_settings
+from trading_dagster.quant.features import PHASE_CYCLES
+from trading_dagster.settings import FORECAST_CYCLES, SettingsError, known_variables, load_settings
 
 SAMPLE = {
     "AAPL", "AMD", "BAC", "BBY", "CVX", "GE", "HD", "JNJ", "JPM", "KO",
@@ -363,4 +364,33 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 def test_celery_needs_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRADING_EXECUTOR", "celery")
     with pytest.raises(SettingsError, match="TRADING_CELERY_BROKER"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        pytest.param("20,40", "lacks 80, which the forecast's features use", id="one-missing"),
+        pytest.param("4,20,40,80", "holds 4; a cycle has 8 to 230 bars", id="too-short"),
+        pytest.param("20,40,80,320", "holds 320; a cycle has 8 to 230 bars", id="too-long"),
+        pytest.param("20,40,eighty", "a list of whole numbers of bars", id="no-number"),
+    ],
+)
+def test_cycles_that_cannot_be_fitted_are_refused(monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
+    monkeypatch.setenv("TRADING_CYCLES", value)
+    with pytest.raises(SettingsError, match=told):
+        load_settings()
+
+
+def test_cycles_are_sorted_and_the_forecasts_are_among_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().cycles == (20, 40, 80, 160)
+    monkeypatch.setenv("TRADING_CYCLES", "80, 20,40,10")
+    assert load_settings().cycles == (10, 20, 40, 80)
+    assert FORECAST_CYCLES == PHASE_CYCLES
+
+
+def test_regime_model_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().regime_model == "jump"
+    monkeypatch.setenv("TRADING_REGIME_MODEL", "guess")
+    with pytest.raises(SettingsError, match="'jump' or 'hmm'"):
         load_settings()

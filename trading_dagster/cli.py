@@ -245,13 +245,15 @@ def _run(settings: Settings, first: str, last: str, accept_changed_columns: bool
     import dagster as dg
 
     from trading_dagster.definitions import defs
+    from trading_dagster.resources.schemas import TABLES
     from trading_dagster.resources.tables import Tables
 
     total = _Outcome()
     with dg.DagsterInstance.get() as instance:
         _close_dead_runs(instance)
-        fitted = Tables(settings.resolved_tables_uri).read("forecast_model", columns=["month"])["month"]
-        there = {f"{month:%Y-%m-%d}" for month in fitted}
+        tables = Tables(settings.resolved_tables_uri)
+        fitted = [set(tables.read(name, columns=["month"])["month"]) for name in TABLES if TABLES[name].monthly]
+        there = {f"{month:%Y-%m-%d}" for month in set.intersection(*fitted)}
         months = [key for key in dict.fromkeys(map(month_key, sessions)) if key not in there]
         if months:
             before = calendar.previous(calendar.first_session_of_month(months[-1]))
@@ -418,7 +420,7 @@ def _summary(settings: Settings, session: pd.Timestamp) -> DaySummary:
 
 def _print_summary(day: DaySummary, outcome: _Outcome | None = None) -> None:
     console.print(f"\n[bold]Session {day.session}[/bold]")
-    console.print(f"  market regime   {day.regime.replace('_', ' ')}; suits {day.suitability:.0%} of the full exposure")
+    console.print(f"  market regime   {day.regime}; suits {day.suitability:.0%} of the full exposure")
     equity, first = day.equity.iloc[-1], day.equity.iloc[0]
     held = day.benchmark.iloc[-1]
     span = f"{len(day.equity)} session{'s' if len(day.equity) > 1 else ''} since {day.equity.index[0]:%Y-%m-%d}"

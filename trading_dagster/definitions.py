@@ -9,13 +9,15 @@ import dagster as dg
 
 from trading_dagster.assets._stage import CALENDAR
 from trading_dagster.assets.allocation import allocation
+from trading_dagster.assets.condition import condition
 from trading_dagster.assets.forecast import forecast, forecast_model
+from trading_dagster.assets.harmonics import harmonics
 from trading_dagster.assets.market_data import bars, corporate_actions
 from trading_dagster.assets.orders import orders
 from trading_dagster.assets.phasing import phasing
-from trading_dagster.assets.regime import regime
+from trading_dagster.assets.regime import regime, regime_model
 from trading_dagster.assets.signals import signals
-from trading_dagster.assets.volatility import volatility
+from trading_dagster.assets.volatility import volatility, volatility_model
 from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.checks.freshness import build_freshness_checks
 from trading_dagster.execution.trading_session import Desk
@@ -38,8 +40,12 @@ ASSETS = [
     corporate_actions,
     bars,
     phasing,
+    harmonics,
+    regime_model,
     regime,
+    volatility_model,
     volatility,
+    condition,
     forecast_model,
     forecast,
     allocation,

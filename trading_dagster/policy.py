@@ -26,6 +26,11 @@ MINIMUM_BARS: dict[str, int] = {
     "forecast": _FORECAST_BARS,
     "intermarket": 2500,
     "backtest": 2500,
+    # a word for people that rests on all three of them
+    "condition": 1500,
+    # a model inherits the rule of the stage that uses it
+    "regime_model": 252,
+    "volatility_model": 500,
     # What acts on a forecast inherits its rule: nobody may trade what nobody may forecast.
     "forecast_model": _FORECAST_BARS,
     "allocation": _FORECAST_BARS,

@@ -24,6 +24,11 @@ SAMPLE_SYMBOLS = (
 )  # fmt: skip
 """The 20 symbols of the embedded sample, which are the default universe."""
 
+FORECAST_CYCLES = (20, 40, 80)
+"""Nominal cycles that are features of the forecast; a test holds them against the features."""
+
+SHORTEST_CYCLE, LONGEST_CYCLE = 8, 230
+
 MARKET_SYMBOL = "MARKET"
 """Row name of the equal-weight market; no exchange lists a six-letter ticker."""
 
@@ -83,6 +88,15 @@ class Settings(BaseSettings):
     )
     yahoo_endpoint: str = Field("", validation_alias=_variable("YAHOO_ENDPOINT"), repr=False)
     policy: PolicyMode = Field("abort", validation_alias=_variable("TRADING_POLICY"))
+
+    cycles: Annotated[tuple[int, ...], NoDecode] = Field(
+        (20, 40, 80, 160), validation_alias=_variable("TRADING_CYCLES"), description="Nominal cycles, bars."
+    )
+    regime_model: Literal["jump", "hmm"] = Field(
+        "jump",
+        validation_alias=_variable("TRADING_REGIME_MODEL"),
+        description="Statistical jump model, or hidden Markov model; fit the month's models again after a change.",
+    )
 
     broker: Literal["simulated", "alpaca"] = Field("simulated", validation_alias=_variable("TRADING_BROKER"))
     alpaca_endpoint: str = Field(
@@ -169,6 +183,32 @@ class Settings(BaseSettings):
                 raise ValueError(f"TRADING_UNIVERSE names the file {value!r}, which does not exist")
             value = path.read_text(encoding="utf-8").replace("\n", ",")
         return tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
+
+    @field_validator("cycles", mode="before")
+    @classmethod
+    def _read_cycles(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+            if not all(part.isdigit() for part in value):
+                raise ValueError("TRADING_CYCLES is a list of whole numbers of bars, such as 20,40,80,160")
+        return sorted({int(part) for part in value}) if isinstance(value, list | tuple) else value
+
+    @field_validator("cycles")
+    @classmethod
+    def _usable_cycles(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        missing = set(FORECAST_CYCLES) - set(value)
+        if missing:
+            raise ValueError(
+                f"TRADING_CYCLES lacks {', '.join(map(str, sorted(missing)))}, which the forecast's features use; "
+                f"{', '.join(map(str, FORECAST_CYCLES))} must be among them"
+            )
+        outside = [cycle for cycle in value if not SHORTEST_CYCLE <= cycle <= LONGEST_CYCLE]
+        if outside:
+            raise ValueError(
+                f"TRADING_CYCLES holds {outside[0]}; a cycle has {SHORTEST_CYCLE} to {LONGEST_CYCLE} bars, so that its "
+                "window fits into the 1,500 bars that the data policy guarantees"
+            )
+        return value
 
     @field_validator("alpaca_endpoint")
     @classmethod

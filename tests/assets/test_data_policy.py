@@ -39,6 +39,7 @@ def recent(sample_closes: pd.DataFrame) -> pd.DataFrame:
 def fetched(tmp_path_factory: pytest.TempPathFactory, recent: pd.DataFrame) -> Installation:
     """Bars stored, too few of one symbol for the phasing."""
     made = with_young(tmp_path_factory.mktemp("fetched"), recent, bars=1000)
+    assert made.train_stages("2022-12-01", "2022-11-30").failures == {}
     assert made.run(SESSION, assets=["bars", "corporate_actions"]).failures == {}
     return made
 
@@ -55,18 +56,25 @@ def log_lines(made: Installation) -> list[str]:
 
 def test_abort_stops_at_the_first_stage_that_needs_more(tmp_path: Path, recent: pd.DataFrame) -> None:
     made = with_young(tmp_path, recent, bars=1000)
+    assert made.train_stages("2022-12-01", "2022-11-30").failures == {}
     outcome = made.run(SESSION)
     assert not outcome.success
-    assert set(outcome.failures) == {"phasing"}
+    assert set(outcome.failures) == {"phasing", "harmonics"}
     assert "phasing: YOUNG has 1000 bars from 2000-01-01 to 2022-12-28; 1500 are needed" in outcome.failures["phasing"]
     # what has enough still materialises, what rests on the failed stage does not
     assert outcome.succeeded == {"bars", "corporate_actions", "regime", "volatility"}
     assert made.count("orders") == 0
-    assert violations(made) == [("phasing", "YOUNG", 1000, 1500, "abort")]
-    assert len(log_lines(made)) == 1
-    assert "YOUNG has 1000 bars" in log_lines(made)[0]
+    assert sorted(violations(made)) == [
+        ("harmonics", "YOUNG", 1000, 1500, "abort"),
+        ("phasing", "YOUNG", 1000, 1500, "abort"),
+    ]
+    assert len(log_lines(made)) == 2
+    assert all("YOUNG has 1000 bars" in line for line in log_lines(made))
     failed = [check for check in outcome.checks if not check.passed and check.check_name != "quarantine"]
-    assert [(c.asset_key.to_user_string(), c.severity) for c in failed] == [("phasing", dg.AssetCheckSeverity.ERROR)]
+    assert {(c.asset_key.to_user_string(), c.severity) for c in failed} == {
+        ("phasing", dg.AssetCheckSeverity.ERROR),
+        ("harmonics", dg.AssetCheckSeverity.ERROR),
+    }
 
 
 @pytest.mark.parametrize("stage", ["regime", "volatility"])
@@ -83,11 +91,15 @@ def test_the_policy_cannot_be_bypassed_by_materialising_one_asset_alone(fetched:
 
 def test_300_bars_stop_volatility_too_but_not_regime(tmp_path: Path, recent: pd.DataFrame) -> None:
     made = with_young(tmp_path, recent, bars=300)
-    outcome = made.run(SESSION)
-    assert set(outcome.failures) == {"phasing", "volatility"}
+    trained = made.train_stages("2022-12-01", "2022-11-30")
+    assert set(trained.failures) == {"volatility_model"}
     assert (
-        "volatility: YOUNG has 300 bars from 2000-01-01 to 2022-12-28; 500 are needed" in outcome.failures["volatility"]
+        "volatility_model: YOUNG has 281 bars from 2000-01-01 to 2022-11-30; 500 are needed"
+        in trained.failures["volatility_model"]
     )
+    outcome = made.run(SESSION)
+    assert set(outcome.failures) == {"phasing", "harmonics", "volatility"}
+    assert "volatility_model is missing for 2022-12-01" in outcome.failures["volatility"]
     assert outcome.succeeded == {"bars", "corporate_actions", "regime"}
     assert made.count("orders") == 0
 
@@ -101,10 +113,10 @@ def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_cl
     # the young symbol is named by the policy's checks alone
     assert {c.check_name for c in outcome.checks if not c.passed} <= {"data_policy", "quarantine"}
     warned = {c.asset_key.to_user_string() for c in outcome.checks if not c.passed and c.check_name == "data_policy"}
-    assert warned == {"phasing", "forecast", "allocation", "signals", "orders"}
+    assert warned == {"phasing", "harmonics", "condition", "forecast", "allocation", "signals", "orders"}
     assert {c.severity for c in outcome.checks if not c.passed} == {dg.AssetCheckSeverity.WARN}
     assert "YOUNG" in set(made.tables.read("regime")["symbol"])
-    for stage in ("phasing", "forecast", "allocation", "signals"):
+    for stage in ("phasing", "harmonics", "condition", "forecast", "allocation", "signals"):
         assert set(made.tables.read(stage)["symbol"]) == {"JNJ", "KO", "XOM"}
     assert ("phasing", "YOUNG", 1000, 1500, "exclude") in violations(made)
 
@@ -161,6 +173,7 @@ def test_a_stale_symbol_is_left_out_in_mode_exclude(tmp_path: Path, recent: pd.D
 
 def test_a_symbol_without_bars_for_five_sessions_has_left_the_universe(tmp_path: Path, recent: pd.DataFrame) -> None:
     made = ending(tmp_path, recent, "2022-12-21")
+    assert made.train_stages("2022-12-01", "2022-11-30").failures == {}
     outcome = made.run(SESSION, assets=["bars", "corporate_actions", "regime"])
     assert outcome.failures == {}
     assert violations(made) == []
@@ -196,7 +209,7 @@ def test_a_symbol_that_is_allowed_later_in_a_range_has_no_say_before(
     assert made["range"].run(sessions[0], sessions[-1], job="research_backfill").failures == {}
     for session in sessions:
         assert made["alone"].run(session, job="research_backfill").failures == {}
-    for table in ("phasing", "regime", "volatility", "forecast", "allocation"):
+    for table in ("phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation"):
         found, expected = (made[name].tables.read(table) for name in ("range", "alone"))
         pd.testing.assert_frame_equal(found, expected, rtol=1e-9, obj=table)
     # the range did cross both days

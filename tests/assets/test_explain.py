@@ -27,7 +27,7 @@ FIRST, LAST = "2022-12-14", "2022-12-16"
 UNIVERSE = ("JNJ", "KO", "MSFT", "XOM")
 SYMBOL = "XOM"
 BOUGHT, REFUSED = "main-20221214-XOM-0", "main-20221214-JNJ-0"
-STAGES = ["signals", "allocation", "forecast", "volatility", "regime", "phasing"]
+STAGES = ["signals", "allocation", "forecast", "condition", "volatility", "regime", "phasing"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_rows_of_a_stage_are_those_of_its_table(installed: Installation, explain
     symbols = (SYMBOL, "MARKET") if name == "regime" else (SYMBOL,)
     expected = stored(installed, name, symbols=symbols)
     found = link(explained, name).rows
-    assert len(found) == {"regime": 2, "phasing": 3}.get(name, 1)
+    assert len(found) == {"regime": 2, "phasing": 4}.get(name, 1)
     for row, (_, other) in zip(found, expected.iterrows(), strict=True):
         assert row["session"] == FIRST
         for column in expected.columns.drop("session"):
@@ -290,7 +290,7 @@ def test_the_text_names_each_link_in_order(explained: Explanation) -> None:
     places = [text.index(f"{number}. {title}") for number, title in enumerate(titles, 1)]
     assert places == sorted(places)
     assert max(map(len, text.splitlines())) <= 120
-    told_of = [explained.order.reason, explained.run_id, explained.code_version, "bull_quiet", "MARKET", "2022-11-30"]
+    told_of = [explained.order.reason, explained.run_id, explained.code_version, "calm", "MARKET", "2022-11-30"]
     for told in [*told_of, "forecast_model@2022-12-01", "Delta version 2", "standard deviation per day"]:
         assert told in text
     assert text.endswith("\n")

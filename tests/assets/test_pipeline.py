@@ -14,8 +14,10 @@ from trading_dagster.resources.schemas import TABLES
 
 FIRST, LAST = "2022-12-14", "2022-12-21"
 DAILY = [
-    "bars", "corporate_actions", "phasing", "regime", "volatility", "forecast", "allocation", "signals", "orders",
+    "bars", "corporate_actions", "phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation",
+    "signals", "orders",
 ]  # fmt: skip
+MONTHLY = ["regime_model", "volatility_model", "forecast_model"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ def test_metadata_of_every_materialisation(ran: Outcome, name: str) -> None:
         assert metadata["input_versions"]["bars"] is not None
 
 
-@pytest.mark.parametrize("name", ["phasing", "regime", "volatility", "forecast", "allocation", "orders"])
+@pytest.mark.parametrize(
+    "name", ["phasing", "harmonics", "regime", "volatility", "forecast", "allocation", "orders"]
+)
 def test_a_picture_stands_at_the_newest_partition_only(ran: Outcome, name: str) -> None:
     picture = ran.metadata(name, LAST)["picture"]
     encoded = re.search(r"data:image/png;base64,([^)]+)\)", picture)
@@ -100,7 +104,7 @@ def test_definitions_read_as_documentation(installed: Installation) -> None:
         assert key.group_name != "default"
         assert key.owners
         assert key.kinds
-        assert key.tags["cadence"] == ("monthly" if key.key.to_user_string() == "forecast_model" else "daily")
+        assert key.tags["cadence"] == ("monthly" if key.key.to_user_string() in MONTHLY else "daily")
         schema = key.metadata["dagster/column_schema"]
         assert all(column.description for column in schema.columns)
 
@@ -164,23 +168,24 @@ def test_sessions_one_by_one_equal_the_range(tmp_path: pytest.TempPathFactory, r
     for session in ("2022-12-14", "2022-12-15", "2022-12-16"):
         outcome = one_by_one.run(session)
         assert outcome.success, outcome.failures
-    for name in ("phasing", "regime", "volatility", "forecast", "allocation", "signals"):
+    for name in ("phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation", "signals"):
         expected = rows[name][rows[name]["session"] <= "2022-12-16"].reset_index(drop=True)
         pd.testing.assert_frame_equal(one_by_one.tables.read(name), expected, check_exact=True)
 
 
 def test_a_missing_model_names_the_command(installed: Installation) -> None:
     outcome = installed.run("2022-11-30")
-    assert outcome.failures["forecast"].strip() == (
-        "trading_dagster.resources.io_manager.MissingInputError: forecast_model is missing for 2022-11-01; "
-        "materialise it first: dagster asset materialize --select forecast_model --partition 2022-11-01"
-    )
+    for stage in ("regime", "volatility"):
+        assert outcome.failures[stage].strip() == (
+            f"trading_dagster.resources.io_manager.MissingInputError: {stage}_model is missing for 2022-11-01; "
+            f"materialise it first: dagster asset materialize --select {stage}_model --partition 2022-11-01"
+        )
     assert "orders" not in outcome.succeeded
 
 
 @pytest.mark.parametrize("check", ["data_policy"])
 def test_policy_is_in_the_stages_own_step(installed: Installation, check: str) -> None:
     graph = installed.definitions.resolve_asset_graph()
-    for name in [*DAILY, "forecast_model"]:
+    for name in [*DAILY, *MONTHLY]:
         spec = graph.get_check_spec(dg.AssetCheckKey(dg.AssetKey(name), check))
         assert spec.blocking

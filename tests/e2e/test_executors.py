@@ -26,7 +26,10 @@ from tests.e2e.conftest import BIN, ROOT, command, environment, ledger_contents,
 BEFORE, FIRST, LAST = "2022-12-23", "2022-12-27", "2022-12-28"
 PASSWORD = "never-stored-7c1f"
 NO_QUEUE = "redis://127.0.0.1:9/0"
-STAGES = {"bars", "corporate_actions", "phasing", "regime", "volatility", "forecast", "allocation", "signals"}
+STAGES = {
+    "bars", "corporate_actions", "phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation",
+    "signals",
+}  # fmt: skip
 
 RESEARCH = (
     "dagster", "job", "execute", "-m", "trading_dagster.definitions", "-j", "research_backfill",

@@ -28,7 +28,7 @@ D = Decimal
 RUN = ("run", "--session", LAST)
 LIVE = {"TRADING_DRY_RUN": "false"}
 LINKS = (
-    "signals", "allocation", "forecast", "volatility", "regime", "phasing", "bars", "corporate_actions",
+    "signals", "allocation", "forecast", "condition", "volatility", "regime", "phasing", "bars", "corporate_actions",
     "forecast_model",
 )  # fmt: skip
 

@@ -17,8 +17,8 @@ from tests.servers.universe import default_market
 from tests.servers.yahoo import YahooServer
 
 SESSION, NEXT = "2018-12-28", "2018-12-31"
-STAGES = ("bars", "corporate_actions", "forecast_model", "phasing", "regime", "volatility", "forecast", "allocation",
-          "signals", "orders", "fetches")  # fmt: skip
+STAGES = ("bars", "corporate_actions", "regime_model", "volatility_model", "forecast_model", "phasing", "harmonics",
+          "regime", "volatility", "condition", "forecast", "allocation", "signals", "orders", "fetches")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trading_dagster.quant.cycles import phasing
 from trading_dagster.quant.features import features
+from trading_dagster.quant.forecasting import StageModels, fit_stage_models
 from trading_dagster.quant.prices import PriceHistory, price_history
 from trading_dagster.quant.regime import regime
 from trading_dagster.quant.volatility import volatility
@@ -146,13 +147,24 @@ def adjusted_backward(
     return result
 
 
-def feature_table(history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+def one_month_models(history: PriceHistory, sessions: pd.DatetimeIndex) -> StageModels:
+    """Models fitted on the whole history, that serve every month of the sessions.
+
+    They look ahead of the sessions, on purpose: what is tested with them is what follows from given models.
+    """
+    month = pd.Timestamp("1990-01-01")
+    return fit_stage_models(history, month, history.sessions[-1], MARKET, "jump").for_all(sessions)
+
+
+def volatility_rows(history: PriceHistory, sessions: pd.DatetimeIndex, models: StageModels) -> pd.DataFrame:
+    """Rows of the volatility stage, with the regime that it wants."""
+    states = regime(history, sessions, MARKET, models.regime)
+    return volatility(history, sessions, models.volatility, states)
+
+
+def feature_table(history: PriceHistory, sessions: pd.DatetimeIndex, models: StageModels | None = None) -> pd.DataFrame:
     """Features of the given sessions, with the stages that they are made from."""
-    return features(
-        history,
-        sessions,
-        phasing(history, sessions),
-        regime(history, sessions, MARKET),
-        volatility(history, sessions),
-        MARKET,
-    )
+    models = one_month_models(history, sessions) if models is None else models
+    states = regime(history, sessions, MARKET, models.regime)
+    risk = volatility(history, sessions, models.volatility, states)
+    return features(history, sessions, phasing(history, sessions), states, risk, MARKET)

@@ -19,19 +19,34 @@ from scipy import signal
 
 from tests.quant.histories import MARKET, actions_around, no_actions, sample_bars, synthetic_bars, weekdays
 from trading_dagster.quant.allocation import allocation
+from trading_dagster.quant.condition import condition
 from trading_dagster.quant.cycles import phasing
 from trading_dagster.quant.decisions import Evidence, decide
 from trading_dagster.quant.features import FEATURES, features
-from trading_dagster.quant.forecasting import HORIZON, ForecastModel, fit_forecast_model, forecast, training_table
+from trading_dagster.quant.forecasting import (
+    HORIZON,
+    ForecastModel,
+    fit_forecast_models,
+    fit_stage_models,
+    forecast,
+    training_table,
+)
+from trading_dagster.quant.harmonics import harmonics
 from trading_dagster.quant.prices import PriceHistory, long_rows, price_history
-from trading_dagster.quant.regime import regime
+from trading_dagster.quant.regime import fit_regime_models, regime
 from trading_dagster.quant.volatility import volatility
+from trading_dagster.quant.volatility_models import fit_volatility_models
 
 SYNTHETIC_SESSIONS = 1650
 SYNTHETIC_CUTS = (1400, 1403, 1520, 1649)
 SAMPLE_CUTS = (1500, 1748, 2190, 2262)
 MODEL_AT = {"synthetic": 1380, "sample": 1490}
 """Position of the last session that the model saw; all cuts lie later, as they do in production."""
+
+ANALYSED_FROM = 1250
+"""Position of the first session of a backfill; before it, the windows of the longest cycles are not complete."""
+
+REGIME_MODELS = {"synthetic": "jump", "sample": "hmm"}
 
 ORDER_OF_ADDITION = 1e-9
 """Relative tolerance where numbers may be added in another order when there are more rows: the solver of the
@@ -49,21 +64,43 @@ COLUMNS: dict[str, dict[str, float]] = {
             "fld_cross",
             "fld_target",
             "next_trough_bars",
+            "noise",
+            "next_trough_lower",
+            "next_trough_upper",
+            "trough_provisional",
+            "trough_confirmed",
+            "peak_provisional",
+            "peak_confirmed",
+            "trough_spacing",
+            "smaller_troughs",
+            "vtl",
+            "vtl_break",
         ),
         0.0,
     ),
+    "harmonics": dict.fromkeys(("period", "power", "p_value"), 0.0),
     "regime": dict.fromkeys(
+        ("regime", "prob_calm", "prob_turbulent", "suitability", "sessions_in_regime", "trend", "fitted"), 0.0
+    ),
+    "volatility": dict.fromkeys(
         (
-            "regime",
-            "prob_bull_quiet",
-            "prob_bull_volatile",
-            "prob_bear_quiet",
-            "prob_bear_volatile",
-            "suitability",
+            "sigma_1d",
+            "sigma_21d",
+            "sigma_har",
+            "sigma_garch",
+            "sigma_ewma",
+            "sigma_rank",
+            "var_95",
+            "var_99",
+            "es_975",
+            "atr",
+            "stop_multiple",
+            "stop_distance",
+            "fitted",
         ),
         0.0,
     ),
-    "volatility": dict.fromkeys(("sigma_1d", "sigma_21d", "var_95", "var_99", "es_975", "atr", "stop_distance"), 0.0),
+    "condition": dict.fromkeys(("condition", "reason"), 0.0),
     "features": dict.fromkeys(FEATURES, 0.0),
     "forecast": dict.fromkeys(("horizon", "model", "expected_return", "lower", "upper", "p_up", "confidence"), 0.0),
     "allocation": {"weight": ORDER_OF_ADDITION, "method": 0.0},
@@ -72,7 +109,7 @@ COLUMNS: dict[str, dict[str, float]] = {
 }
 """Every column of every stage, with the relative tolerance that its comparison needs; 0 is to the last bit."""
 
-KEYS = {"phasing": ["session", "symbol", "cycle"]}
+KEYS = {"phasing": ["session", "symbol", "cycle"], "harmonics": ["session", "symbol", "rank"]}
 HELD = {"ALFA": 0.05, "ZULU": 0.12, "KO": 0.05, "GE": 0.12, "SOLD": 0.03}
 """Weights held before the decision; a symbol that is no longer followed is among them."""
 
@@ -114,16 +151,32 @@ def long_history(name: str) -> PriceHistory:
 
 @cache
 def model(name: str) -> ForecastModel:
-    return fit_forecast_model(data(name).known_at(data(name).fitted_to), MARKET)
+    return fitted_model(data(name).known_at(data(name).fitted_to))
+
+
+def fitted_model(history: PriceHistory) -> ForecastModel:
+    """Fit on all that the history holds, the stages' models included."""
+    month, ends = pd.DatetimeIndex(["1990-01-01"]), history.sessions[-1:]
+    models = fit_stage_models(history, month[0], ends[0], MARKET, "jump")
+    return fit_forecast_models(history, MARKET, month, ends, models)[0]
 
 
 def stage_tables(name: str, history: PriceHistory, sessions: pd.DatetimeIndex, decided: pd.DatetimeIndex) -> Tables:
-    """Run all stages: the analysis for `sessions`, the forecast and what follows from it for `decided`."""
+    """Run all stages: the analysis for `sessions`, the forecast and what follows from it for `decided`.
+
+    The models of each month are fitted on what came before it, as in production, so that they are compared, too.
+    """
+    months = sessions.to_period("M").unique().to_timestamp().as_unit("us")
+    ends = pd.DatetimeIndex([history.sessions[history.sessions < month][-1] for month in months])
+    risk_models = fit_volatility_models(history, months, ends)
+    states = regime(history, sessions, MARKET, fit_regime_models(history, months, ends, MARKET, REGIME_MODELS[name]))
     tables = {
         "phasing": phasing(history, sessions),
-        "regime": regime(history, sessions, MARKET),
-        "volatility": volatility(history, sessions),
+        "harmonics": harmonics(history, sessions),
+        "regime": states,
+        "volatility": volatility(history, sessions, risk_models, states),
     }
+    tables["condition"] = condition(tables["phasing"], states, tables["volatility"])
     table = features(history, sessions, tables["phasing"], tables["regime"], tables["volatility"], MARKET)
     fitted = model(name)
     tables["features"] = table
@@ -159,6 +212,7 @@ def decisions(tables: Tables, session: pd.Timestamp) -> pd.DataFrame:
             row["p_up"],
             row["confidence"],
             rows["regime"].loc[symbol, "regime"],
+            rows["condition"].loc[symbol, "condition"],
             rows["volatility"].loc[symbol, "sigma_1d"],
         )
         for symbol, row in rows["forecast"].iterrows()
@@ -171,7 +225,7 @@ def decisions(tables: Tables, session: pd.Timestamp) -> pd.DataFrame:
 def backfilled(name: str) -> Tables:
     """All sessions of the longer history in one pass."""
     history = long_history(name)
-    return stage_tables(name, history, history.sessions, data(name).cuts)
+    return stage_tables(name, history, history.sessions[ANALYSED_FROM:], data(name).cuts)
 
 
 @cache
@@ -189,7 +243,7 @@ def other_future(name: str, session: pd.Timestamp) -> Tables:
     wild = np.exp(np.random.default_rng(11).normal(0.5, 0.2, int(later.sum())))
     bars.loc[later, ["open", "high", "low", "close"]] *= wild[:, None]
     history = price_history(bars, data(name).actions)
-    return stage_tables(name, history, history.sessions, data(name).cuts)
+    return stage_tables(name, history, history.sessions[ANALYSED_FROM:], data(name).cuts)
 
 
 def assert_same_row(
@@ -235,7 +289,7 @@ def test_row_does_not_change_with_the_future(table: str, column: str) -> None:
 def test_every_column_is_compared(name: str) -> None:
     # a column added to a stage must be added above, or it would go unwatched
     for table, rows in backfilled(name).items():
-        assert set(rows.columns) - {"session", "symbol", "cycle"} == set(COLUMNS[table]), table
+        assert set(rows.columns) - {"session", "symbol", "cycle", "rank"} == set(COLUMNS[table]), table
 
 
 def test_the_data_can_show_a_leak() -> None:
@@ -243,7 +297,7 @@ def test_the_data_can_show_a_leak() -> None:
     for table, columns in COLUMNS.items():
         rows = backfilled("synthetic")[table]
         rows = rows[rows["session"].isin(data("synthetic").cuts)]
-        for column in set(columns) - {"horizon", "model", "method"}:
+        for column in set(columns) - {"horizon", "model", "method", "fitted", "noise"}:
             assert rows[column].nunique() > 1, f"{table}.{column}"
     after_cut = (
         data("synthetic")
@@ -267,7 +321,7 @@ def test_announced_actions_change_nothing_before_their_ex_date() -> None:
 
 @pytest.mark.parametrize("name", ["sample", "synthetic"])
 def test_model_of_a_month_is_the_same_bytes_whatever_came_later(name: str) -> None:
-    later = fit_forecast_model(long_history(name).until(data(name).fitted_to), MARKET)
+    later = fitted_model(long_history(name).until(data(name).fitted_to))
     assert later.booster == model(name).booster
     assert later.parameters == model(name).parameters
     assert later.metrics == model(name).metrics
@@ -280,17 +334,19 @@ def test_model_changes_with_the_last_known_price() -> None:
     bars = source.bars.copy()
     bars.loc[bars["session"] == source.fitted_to, "close"] *= 1.05
     changed = price_history(bars, source.actions).until(source.fitted_to)
-    assert fit_forecast_model(changed, MARKET).booster != model("synthetic").booster
+    assert fitted_model(changed).booster != model("synthetic").booster
 
 
 @pytest.mark.parametrize("name", ["sample", "synthetic"])
 def test_labels_use_no_price_after_the_history(name: str) -> None:
     end = MODEL_AT[name]
     sessions = long_history(name).sessions
-    table = training_table(data(name).known_at(sessions[end]), MARKET)
-    assert table["session"].max() == sessions[end - HORIZON]
+    known = data(name).known_at(sessions[end])
+    models = fit_stage_models(known, pd.Timestamp("1990-01-01"), sessions[end], MARKET, "jump")
+    table = training_table(known, MARKET, models)
+    assert sessions[end - HORIZON - 5] < table["session"].max() <= sessions[end - HORIZON]
 
-    longer = training_table(long_history(name), MARKET)
+    longer = training_table(long_history(name), MARKET, models)
     both = longer[longer["session"] <= sessions[end - HORIZON]].reset_index(drop=True)
     pd.testing.assert_frame_equal(table[["session", "symbol"]], both[["session", "symbol"]])
     np.testing.assert_array_equal(table["label"], both["label"])

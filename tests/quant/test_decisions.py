@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from trading_dagster.quant.decisions import Evidence, decide
 
-EVIDENCE = Evidence(expected_return=0.0123, horizon=5, p_up=0.61, confidence=0.22, regime="bull_quiet", sigma=0.014)
-VIEW = "expects +1.23% in 5 sessions (up 61%), bull quiet, 1.4% a day"
+EVIDENCE = Evidence(
+    expected_return=0.0123, horizon=5, p_up=0.61, confidence=0.22, regime="calm", condition="trending", sigma=0.014
+)
+VIEW = "expects +1.23% in 5 sessions (up 61%), trending, regime calm, 1.4% a day"
 
 
 def decided(

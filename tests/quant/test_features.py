@@ -15,28 +15,35 @@ from tests.quant.histories import (
     actions_around,
     closes_history,
     feature_table,
+    one_month_models,
     random_walks,
     synthetic_bars,
+    volatility_rows,
     weekdays,
 )
 from trading_dagster.quant.cycles import phasing
 from trading_dagster.quant.features import FEATURES
+from trading_dagster.quant.forecasting import StageModels
 from trading_dagster.quant.prices import PriceHistory, price_history
 from trading_dagster.quant.regime import regime
-from trading_dagster.quant.volatility import volatility
 
 SYMBOLS = ["ALFA", "BRAVO", "GAP", "LATE", "ZULU"]
 
 
 @pytest.fixture(scope="module")
 def history() -> PriceHistory:
-    actions = actions_around(weekdays(620), (300, 560))
-    return price_history(synthetic_bars(620, actions), actions)
+    actions = actions_around(weekdays(920), (300, 860))
+    return price_history(synthetic_bars(920, actions), actions)
 
 
 @pytest.fixture(scope="module")
-def table(history: PriceHistory) -> pd.DataFrame:
-    return feature_table(history, history.sessions)
+def models(history: PriceHistory) -> StageModels:
+    return one_month_models(history, history.sessions)
+
+
+@pytest.fixture(scope="module")
+def table(history: PriceHistory, models: StageModels) -> pd.DataFrame:
+    return feature_table(history, history.sessions, models)
 
 
 def row_of(rows: pd.DataFrame, session: pd.Timestamp, symbol: str) -> pd.Series:
@@ -62,12 +69,15 @@ def moves_by_hand(history: PriceHistory, symbol: str, at: int, sigma: float) -> 
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
-@pytest.mark.parametrize("at", [450, 562, 619])
-def test_row_equals_the_definitions(history: PriceHistory, table: pd.DataFrame, symbol: str, at: int) -> None:
+@pytest.mark.parametrize("at", [750, 862, 919])
+def test_row_equals_the_definitions(
+    history: PriceHistory, models: StageModels, table: pd.DataFrame, symbol: str, at: int
+) -> None:
     session = history.sessions[at]
     alone = pd.DatetimeIndex([session])
     row = row_of(table, session, symbol)
-    sigma = {name: row_of(volatility(history, alone), session, name)["sigma_1d"] for name in SYMBOLS}
+    risk = volatility_rows(history, alone, models)
+    sigma = {name: row_of(risk, session, name)["sigma_1d"] for name in SYMBOLS}
     by_hand = {name: moves_by_hand(history, name, at, sigma[name]) for name in SYMBOLS}
     expected = by_hand[symbol] | {"sigma": sigma[symbol]}
     expected["relative_reversal_5"] = expected["reversal_5"] - statistics.fmean(
@@ -79,11 +89,11 @@ def test_row_equals_the_definitions(history: PriceHistory, table: pd.DataFrame, 
         # the point on the unit circle, by complex powers rather than by cosine and sine
         point = complex(0.0, 1.0) ** (4.0 * phase)
         expected |= {f"phase_cosine_{cycle}": point.real, f"phase_sine_{cycle}": point.imag}
-    states = regime(history, alone, MARKET)
+    states = regime(history, alone, MARKET, models.regime)
     for prefix, name in (("", symbol), ("market_", MARKET)):
         state = row_of(states, session, name)
-        expected[f"{prefix}bull"] = 1.0 - state["prob_bear_quiet"] - state["prob_bear_volatile"]
-        expected[f"{prefix}volatile"] = 1.0 - state["prob_bull_quiet"] - state["prob_bear_quiet"]
+        expected[f"{prefix}trend"] = state["trend"]
+        expected[f"{prefix}turbulent"] = 1.0 - state["prob_calm"]
     assert set(expected) == set(FEATURES)
     assert row[list(FEATURES)].to_dict() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
@@ -94,15 +104,15 @@ def test_columns_and_order_are_the_models(table: pd.DataFrame) -> None:
 
 
 def test_no_feature_is_missing_once_each_window_is_full(history: PriceHistory, table: pd.DataFrame) -> None:
-    # the longest windows are 252 returns of a listed symbol
-    whole = table[(table["session"] >= history.sessions[252]) & ~table["symbol"].isin(["GAP", "LATE"])]
+    # the longest window is the volatility's, 500 bars of a listed symbol
+    whole = table[(table["session"] >= history.sessions[500]) & ~table["symbol"].isin(["GAP", "LATE"])]
     assert whole.notna().all(axis=None)
     late = table[table["symbol"] == "LATE"].dropna()
-    assert late["session"].min() == history.sessions[150 + 252]
+    assert history.sessions[150 + 499] <= late["session"].min() <= history.sessions[150 + 500]
 
 
 def test_a_price_that_never_moved_has_no_scale_and_no_phase() -> None:
-    closes = random_walks(2, 400, seed=1) | {"STILL": np.full(400, 10.0)}
+    closes = random_walks(2, 600, seed=1) | {"STILL": np.full(600, 10.0)}
     history = closes_history(closes)
     table = feature_table(history, history.sessions[-1:])
     still = row_of(table, history.sessions[-1], "STILL")
@@ -117,12 +127,12 @@ def test_a_price_that_never_moved_has_no_scale_and_no_phase() -> None:
 
 @pytest.fixture(scope="module")
 def of_random_walks() -> pd.DataFrame:
-    history = closes_history(random_walks(800, 300, seed=3))
+    history = closes_history(random_walks(400, 520, seed=3))
     return feature_table(history, history.sessions[-1:])
 
 
 @pytest.mark.parametrize("window", [21, 63, 126])
 def test_momentum_of_a_random_walk_has_unit_variance(of_random_walks: pd.DataFrame, window: int) -> None:
     table = of_random_walks
-    assert table[f"momentum_{window}"].std() == pytest.approx(1.0, abs=0.12)
-    assert table[f"momentum_{window}"].mean() == pytest.approx(0.0, abs=0.12)
+    assert table[f"momentum_{window}"].std() == pytest.approx(1.0, abs=0.15)
+    assert table[f"momentum_{window}"].mean() == pytest.approx(0.0, abs=0.15)

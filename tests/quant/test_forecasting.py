@@ -11,24 +11,24 @@ import statsmodels.api as sm
 import xgboost
 from scipy import integrate, stats
 
-from tests.quant.histories import MARKET, closes_history, feature_table, random_walks
+from tests.quant.histories import MARKET, closes_history, feature_table, one_month_models, random_walks, volatility_rows
 from trading_dagster.quant.features import FEATURES
 from trading_dagster.quant.forecasting import (
+    HELD_OUT,
     HORIZON,
-    VALIDATION_SESSIONS,
     ForecastModel,
     InsufficientTrainingError,
+    StageModels,
     _slope_through_zero,
-    fit_forecast_model,
     fit_forecast_models,
+    fit_stage_models,
     forecast,
     training_table,
 )
 from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.volatility import volatility
 
-SESSIONS = 1650
-FITTED = 1400
+SESSIONS = 2150
+FITTED = 1900
 """Sessions that the model sees; what follows is out of sample."""
 
 
@@ -42,9 +42,25 @@ def reverting_closes(symbols: int, sessions: int, seed: int) -> dict[str, np.nda
     return {f"S{column:04d}": values[:, column] for column in range(symbols)}
 
 
+MONTH = pd.Timestamp("2010-01-01")
+
+
+def stage_models(history: PriceHistory) -> StageModels:
+    """Models of one month, fitted on all of the history."""
+    return fit_stage_models(history, MONTH, history.sessions[-1], MARKET, "jump")
+
+
+def fitted_model(history: PriceHistory, symbols: list[str] | None = None) -> ForecastModel:
+    """Fit on all labels known at the end of the history."""
+    ends = history.sessions[-1:]
+    models = fit_stage_models(history, MONTH, ends[0], MARKET, "jump", symbols)
+    return fit_forecast_models(history, MARKET, pd.DatetimeIndex([MONTH]), ends, models, symbols)[0]
+
+
 def predicted(model: ForecastModel, history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFrame:
-    table = feature_table(history, sessions)
-    return forecast(model.booster, model.parameters, table, volatility(history, sessions), "forecast_model@2010-01-01")
+    models = stage_models(history.until(model.fitted_to)).for_all(sessions)
+    table, risk = feature_table(history, sessions, models), volatility_rows(history, sessions, models)
+    return forecast(model.booster, model.parameters, table, risk, "forecast_model@2010-01-01")
 
 
 def with_outcome(rows: pd.DataFrame, history: PriceHistory) -> pd.DataFrame:
@@ -65,7 +81,7 @@ def noise() -> PriceHistory:
 
 @pytest.fixture(scope="module")
 def noise_model(noise: PriceHistory) -> ForecastModel:
-    return fit_forecast_model(noise.until(noise.sessions[FITTED - 1]), MARKET)
+    return fitted_model(noise.until(noise.sessions[FITTED - 1]))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +96,7 @@ def signal() -> PriceHistory:
 
 @pytest.fixture(scope="module")
 def signal_model(signal: PriceHistory) -> ForecastModel:
-    return fit_forecast_model(signal.until(signal.sessions[FITTED - 1]), MARKET)
+    return fitted_model(signal.until(signal.sessions[FITTED - 1]))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +108,7 @@ def signal_rows(signal: PriceHistory, signal_model: ForecastModel) -> pd.DataFra
 
 
 def test_two_fits_give_the_same_bytes(signal: PriceHistory, signal_model: ForecastModel) -> None:
-    again = fit_forecast_model(signal.until(signal.sessions[FITTED - 1]), MARKET)
+    again = fitted_model(signal.until(signal.sessions[FITTED - 1]))
     assert again.booster == signal_model.booster
     assert again.parameters == signal_model.parameters
     assert again.metrics == signal_model.metrics
@@ -101,17 +117,22 @@ def test_two_fits_give_the_same_bytes(signal: PriceHistory, signal_model: Foreca
 def test_models_of_several_months_equal_those_fitted_one_by_one(signal: PriceHistory) -> None:
     # what a model knows ends at its own session, however much longer the history is that was given
     ends = signal.sessions[[FITTED - 22, FITTED - 1]]
-    together = fit_forecast_models(signal, MARKET, ends, signal.symbols[2:])
-    for end, model in zip(ends, together, strict=True):
-        alone = fit_forecast_model(signal.until(end), MARKET, signal.symbols[2:])
+    months, chosen = pd.DatetimeIndex(["2010-01-01", "2010-02-01"]), signal.symbols[2:]
+    of_months = [fit_stage_models(signal, *each, MARKET, "jump", chosen) for each in zip(months, ends, strict=True)]
+    models = StageModels(pd.concat([m.regime for m in of_months]), pd.concat([m.volatility for m in of_months]))
+    together = fit_forecast_models(signal, MARKET, months, ends, models, chosen)
+    for end, month, model in zip(ends, months, together, strict=True):
+        (alone,) = fit_forecast_models(
+            signal.until(end), MARKET, pd.DatetimeIndex([month]), pd.DatetimeIndex([end]), models.of(month), chosen
+        )
         assert (model.booster, model.parameters, model.metrics) == (alone.booster, alone.parameters, alone.metrics)
         assert (model.rows, model.fitted_to) == (alone.rows, end)
 
 
 def test_model_says_what_it_was_fitted_on(signal: PriceHistory, signal_model: ForecastModel) -> None:
     assert signal_model.fitted_to == signal.sessions[FITTED - 1]
-    # ten symbols; 252 sessions of warm-up before the first row, five without a label at the end
-    assert signal_model.rows == 10 * (FITTED - 252 - 5)
+    # ten symbols; every fifth session from the volatility's first, the 500th, to the last whose label is known
+    assert signal_model.rows == 10 * len(range(500, FITTED - 5, 5))
     stored = json.loads(signal_model.parameters)
     assert stored["features"] == list(FEATURES)
     assert stored["horizon"] == 5
@@ -130,13 +151,13 @@ def test_held_out_slope_is_not_measured_on_the_training_rows() -> None:
     # on pure noise the trees fit their own rows with a slope of one and more; held out it is zero on average
     slopes = []
     for seed in range(5):
-        history = closes_history(random_walks(6, 1270, seed=100 + seed))
-        slopes.append(fit_forecast_model(history, MARKET).metrics["slope"])
+        history = closes_history(random_walks(6, 1500, seed=100 + seed))
+        slopes.append(fitted_model(history).metrics["slope"])
     assert abs(np.mean(slopes)) < 0.5
 
 
 def test_labels_that_overlap_the_held_out_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = closes_history(random_walks(3, 1270, seed=9))
+    history = closes_history(random_walks(3, 1500, seed=9))
     fitted_rows = []
     train = xgboost.train
 
@@ -145,10 +166,10 @@ def test_labels_that_overlap_the_held_out_ones_are_left_out(monkeypatch: pytest.
         return train(parameters, matrix, **rest)
 
     monkeypatch.setattr(xgboost, "train", recording)
-    fit_forecast_model(history, MARKET)
-    labelled = 1270 - 252 - 5
-    # two years held out, and the five sessions before them whose labels reach into those
-    assert fitted_rows == [3 * (labelled - 504 - 5), 3 * labelled]
+    fitted_model(history)
+    labelled = len(range(500, 1500 - 5, 5))
+    # two years held out, and the row before them
+    assert fitted_rows == [3 * (labelled - 100 - 1), 3 * labelled]
 
 
 def test_planted_signal_is_found(signal: PriceHistory, signal_model: ForecastModel, signal_rows: pd.DataFrame) -> None:
@@ -177,42 +198,47 @@ def test_shrinkage_is_the_posterior_mean_of_the_slope(noise_model: ForecastModel
 def test_a_model_that_is_wrong_out_of_sample_forecasts_zero() -> None:
     # the planted reversal turns into its opposite before the held-out sessions
     random = np.random.default_rng(5)
-    moves = np.zeros((1500, 10))
-    for at in range(1500):
-        sign = -0.12 if at < 1500 - VALIDATION_SESSIONS else 0.12
+    moves = np.zeros((1900, 10))
+    for at in range(1900):
+        sign = -0.12 if at < 1900 - HORIZON * HELD_OUT else 0.12
         moves[at] = random.normal(0.0, 0.01, 10) + sign * moves[max(at - 5, 0) : at].sum(axis=0)
     values = 100.0 * np.exp(moves.cumsum(axis=0))
     history = closes_history({f"S{column}": values[:, column] for column in range(10)})
-    model = fit_forecast_model(history, MARKET)
+    model = fitted_model(history)
     assert model.metrics["slope"] < 0.0
     assert model.shrinkage == 0.0
     rows = predicted(model, history, history.sessions[-3:])
     assert (rows["expected_return"] == 0.0).all()
 
 
-@pytest.mark.parametrize(("sessions", "enough"), [(252 + 1008 + 5, True), (252 + 1008 + 4, False)])
-def test_two_times_504_labelled_sessions_are_needed(sessions: int, enough: bool) -> None:
+@pytest.mark.parametrize(("sessions", "enough"), [(500 + 5 * 150 + 1, True), (500 + 5 * 150, False)])
+def test_three_years_of_labelled_sessions_are_needed(sessions: int, enough: bool) -> None:
     history = closes_history(random_walks(3, sessions, seed=4))
     if enough:
-        assert fit_forecast_model(history, MARKET).rows == 3 * 1008
+        assert fitted_model(history).rows == 3 * 150
     else:
         last = f"{history.sessions[-1]:%Y-%m-%d}"
-        with pytest.raises(InsufficientTrainingError, match=rf"1007 sessions up to {last} .* 1008 are needed"):
-            fit_forecast_model(history, MARKET)
+        with pytest.raises(
+            InsufficientTrainingError, match=rf"149 of every 5th session up to {last} .* 150 are needed"
+        ):
+            fitted_model(history)
 
 
 def test_labels_are_the_scaled_moves_that_followed_and_are_cut(signal: PriceHistory) -> None:
     closes = {symbol: signal.close[symbol].to_numpy().copy() for symbol in signal.symbols}
-    closes["S0000"][600:] *= 0.3
+    closes["S0000"][700:] *= 0.3
     history = closes_history(closes)
-    table = training_table(history, MARKET).set_index(["session", "symbol"])
-    risk = volatility(history, history.sessions).set_index(["session", "symbol"])["sigma_1d"]
-    for at, symbol in ((500, "S0001"), (597, "S0000"), (900, "S0009"), (SESSIONS - 6, "S0003")):
+    models = stage_models(history)
+    table = training_table(history, MARKET, models).set_index(["session", "symbol"])
+    risk = volatility_rows(history, history.sessions, models.for_all(history.sessions))
+    risk = risk.set_index(["session", "symbol"])["sigma_1d"]
+    for at, symbol in ((505, "S0001"), (695, "S0000"), (900, "S0009"), (SESSIONS - 10, "S0003")):
         key = (history.sessions[at], symbol)
         move = np.log(closes[symbol][at + 5] / closes[symbol][at])
         expected = np.clip(move / (risk[key] * 5.0**0.5), -4.0, 4.0)
         assert table.loc[key, "label"] == pytest.approx(expected, rel=1e-9)
-    assert table.loc[(history.sessions[597], "S0000"), "label"] == -4.0
+    assert table.loc[(history.sessions[695], "S0000"), "label"] == -4.0
+    assert set(history.sessions.get_indexer(table.index.get_level_values("session")) % 5) == {0}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -224,7 +250,7 @@ def test_slope_and_its_error_are_statsmodels_clustered_ones(seed: int) -> None:
     prediction = np.array([random.normal() for _ in rows])
     label = 0.2 * prediction + np.array([common[day] for day, _ in rows]) + random.normal(size=len(rows))
     slope, error = _slope_through_zero(prediction, label, sessions)
-    groups = np.array([day // 5 for day, _ in rows])
+    groups = np.array([day for day, _ in rows])
     fit = sm.OLS(label, prediction).fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
     assert slope == pytest.approx(fit.params[0], rel=1e-10)
     assert error == pytest.approx(fit.bse[0], rel=1e-10)
@@ -247,8 +273,9 @@ def test_expected_return_is_the_shrunken_sum_of_the_leaves(
     trees = {number: tree.set_index("ID") for number, tree in booster.trees_to_dataframe().groupby("Tree")}
     session = signal.sessions[FITTED + 17]
     alone = pd.DatetimeIndex([session])
-    table = feature_table(signal, alone).set_index("symbol")
-    sigma = volatility(signal, alone).set_index("symbol")["sigma_1d"]
+    models = stage_models(signal.until(signal_model.fitted_to)).for_all(alone)
+    table = feature_table(signal, alone, models).set_index("symbol")
+    sigma = volatility_rows(signal, alone, models).set_index("symbol")["sigma_1d"]
     found = signal_rows[signal_rows["session"] == session].set_index("symbol")["expected_return"]
     for symbol in ("S0000", "S0004", "S0009"):
         total = float(base.strip("[]"))
@@ -269,7 +296,8 @@ def test_interval_and_probability_follow_from_the_errors(
     uniform = np.random.default_rng(3).random(300_000) * 200.0
     below = np.floor(uniform).astype(int)
     errors = quantiles[below] + (uniform - below) * (quantiles[below + 1] - quantiles[below])
-    sigma = volatility(signal, signal.sessions).set_index(["session", "symbol"])["sigma_1d"]
+    models = stage_models(signal.until(signal_model.fitted_to)).for_all(signal.sessions)
+    sigma = volatility_rows(signal, signal.sessions, models).set_index(["session", "symbol"])["sigma_1d"]
     for row in signal_rows.iloc[[0, 777, 1500]].itertuples():
         outcomes = row.expected_return + errors * sigma[(row.session, row.symbol)] * 5.0**0.5
         assert row.p_up == pytest.approx(np.mean(outcomes > 0.0), abs=0.004)
@@ -308,7 +336,7 @@ def test_rows_are_complete_and_sorted(signal_rows: pd.DataFrame) -> None:
 
 def test_a_missing_feature_names_symbol_session_and_features() -> None:
     history = closes_history(random_walks(4, 1280, seed=4) | {"STILL": np.full(1280, 8.0)})
-    model = fit_forecast_model(history.select([s for s in history.symbols if s != "STILL"]), MARKET)
+    model = fitted_model(history.select([s for s in history.symbols if s != "STILL"]))
     last = f"{history.sessions[-1]:%Y-%m-%d}"
     with pytest.raises(ValueError, match=rf"STILL at {last} has no value for momentum_21, .*sigma_ratio; "):
         predicted(model, history, history.sessions[-1:])
@@ -332,6 +360,6 @@ def test_a_model_of_other_features_is_refused(
             noise_model.booster,
             parameters,
             feature_table(noise, last),
-            volatility(noise, last),
+            volatility_rows(noise, last, one_month_models(noise, last)),
             "forecast_model@2010-01-01",
         )

@@ -27,7 +27,8 @@ def bar_rows(day: date, closes: dict[str, float], known_at: datetime, source: st
 def volatility_rows(rows: Iterable[tuple[date, str, float, float | None]]) -> pd.DataFrame:
     """One row for each (session, symbol, sigma, atr); atr is the column that may be missing."""
     table = pd.DataFrame(list(rows), columns=["session", "symbol", "sigma_1d", "atr"])
-    table = table.assign(sigma_21d=0.01, var_95=0.02, var_99=0.03, es_975=0.03, stop_distance=1.0)
+    table = table.assign(sigma_21d=0.01, sigma_har=0.01, sigma_garch=0.01, sigma_ewma=0.01, sigma_rank=0.5)
+    table = table.assign(var_95=0.02, var_99=0.03, es_975=0.03, stop_multiple=3.0, stop_distance=1.0, fitted="own")
     return table.assign(session=pd.to_datetime(table["session"]), atr=table["atr"].astype("float64"))
 
 

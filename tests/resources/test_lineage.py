@@ -17,6 +17,8 @@ OF_THEIR_OWN = {
     "corporate_actions": {"session", "symbol", "ex_date", "kind", "value", "source", "known_at"},
     # names and dates that the code sets
     "phasing": {"cycle"},
+    "regime_model": {"month", "model"},
+    "volatility_model": {"month"},
     "forecast_model": {"month"},
     "allocation": {"method"},
 }
@@ -68,7 +70,7 @@ def test_no_source_is_named_twice(name: str) -> None:
 
 
 def test_keys_follow_the_inputs_that_have_them() -> None:
-    assert deps("regime")["session"] == {("bars", "session"), ("corporate_actions", "session")}
+    assert deps("harmonics")["session"] == {("bars", "session"), ("corporate_actions", "session")}
     # the model of a month has no session, the market no symbol of its own
     assert deps("forecast")["session"] == {
         (asset, "session") for asset in ("bars", "corporate_actions", "phasing", "regime", "volatility")

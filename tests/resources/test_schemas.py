@@ -18,6 +18,7 @@ CONTRACT = {
         "fld_target", "next_trough_bars",
     ],
     "harmonics": ["session", "symbol", "rank", "period", "power", "p_value"],
+    "condition": ["session", "symbol", "condition", "reason"],
     "regime": ["session", "symbol", "regime", "suitability"],
     "intermarket": ["session", "symbol", "other", "correlation", "beta", "lead_lag", "p_value"],
     "volatility": [
@@ -29,8 +30,8 @@ CONTRACT = {
     "allocation": ["session", "symbol", "weight", "method"],
     "signals": ["session", "symbol", "action", "target_weight", "current_weight", "confidence", "reason"],
     "orders": ["session", "symbol", "client_order_id", "side", "quantity", "state", "reason"],
-    "regime_model": ["month", "fitted_to", "metrics"],
-    "volatility_model": ["month", "fitted_to", "metrics"],
+    "regime_model": ["month", "fitted_to", "metrics", "parameters"],
+    "volatility_model": ["month", "fitted_to", "metrics", "parameters"],
     "forecast_model": ["month", "fitted_to", "metrics", "parameters"],
     "strategy_evolution": ["month", "promoted"],
 }  # fmt: skip
@@ -64,7 +65,12 @@ def test_table_has_the_columns_of_the_contract(name):
 
 def test_the_tables_of_the_spine_are_there():
     spine = {"bars", "corporate_actions", "phasing", "regime", "volatility", "forecast", "allocation", "signals"}
-    assert spine | {"orders", "forecast_model"} <= set(TABLES)
+    assert spine | {"harmonics", "orders"} <= set(TABLES)
+    assert {name for name, schema in TABLES.items() if schema.monthly} == {
+        "regime_model",
+        "volatility_model",
+        "forecast_model",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
@@ -89,7 +95,7 @@ def test_a_closes_only_source_can_be_stored():
 
 def test_regime_has_a_probability_for_each_state():
     states = [column.name for column in TABLES["regime"].columns if column.name.startswith("prob_")]
-    assert len(states) >= 2
+    assert states == ["prob_calm", "prob_turbulent"]
 
 
 def test_what_came_from_a_source_is_a_history_with_revisions():

@@ -11,6 +11,8 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from trading_dagster.quant.prices import PriceHistory
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -51,66 +53,153 @@ def png_markdown(draw: Picture) -> dg.MarkdownMetadataValue:
     raise ValueError(f"a picture takes {buffer.tell()} bytes, more than {LARGEST}; draw less into it")
 
 
-def phasing_picture(history_value: pd.Series, rows: pd.DataFrame, displaced: pd.Series) -> Picture:
-    """Price with its 40-bar FLD, and the phases of all symbols on a clock."""
+def phasing_picture(history: PriceHistory, rows: pd.DataFrame) -> Picture:
+    """Price of one symbol with its 40-bar FLD, turns and trend line, and the phases of all symbols on a wheel.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `phasing` at the history's last session.
+    """
 
     def draw(figure: Figure) -> None:
         left = figure.add_subplot(1, 2, 1)
-        left.plot(history_value.index, history_value, color=BLUE, lw=1.2, label=str(history_value.name))
-        left.plot(displaced.index, displaced, color=ORANGE, lw=1.0, ls="--", label="FLD 40")
-        left.legend(fontsize=7, frameon=False)
-        left.tick_params(axis="x", rotation=30)
-        _plain(left, "price as adjusted at the session")
+        symbol = str(rows["symbol"].iloc[0])
+        _price_with_lines(left, history, rows[rows["symbol"] == symbol], symbol)
         wheel = figure.add_subplot(1, 2, 2, projection="polar")
         wheel.set_theta_zero_location("S")  # type: ignore[attr-defined]  # polar axes only
-        for cycle, colour in zip((20, 40, 80), (GREY, ORANGE, BLUE), strict=True):
+        cycles = sorted(rows["cycle"].unique())
+        for ring, cycle in enumerate(cycles, start=1):
             part = rows[(rows["cycle"] == cycle) & rows["phase"].notna()]
-            wheel.scatter(2 * np.pi * part["phase"], np.full(len(part), cycle), s=9, color=colour, label=f"{cycle}")
-        wheel.set_yticks([20, 40, 80])
+            sizes = np.where(part["p_value"] < 0.05, 26, 7)
+            colours = np.where(part["p_value"] < 0.05, RED, BLUE)
+            wheel.scatter(2 * np.pi * part["phase"], np.full(len(part), ring), s=sizes, c=colours, linewidths=0)
+        wheel.set_yticks(range(1, len(cycles) + 1), [f"{cycle}" for cycle in cycles])
+        wheel.set_ylim(0, len(cycles) + 0.5)
         wheel.set_xticks(np.linspace(0, 1.5 * np.pi, 4), ["trough", "rising", "peak", "falling"], fontsize=7)
         wheel.tick_params(labelsize=6)
-        wheel.set_title("phase of every symbol, by cycle", fontsize=8)
+        wheel.set_title("phase of every symbol, a ring a cycle; red: p < 5 %", fontsize=8)
 
     return draw
 
 
-def regime_picture(market: pd.DataFrame, rows: pd.DataFrame, market_symbol: str) -> Picture:
-    """Probabilities of the newest session by symbol, and the market's over the run."""
-    states = ["prob_bull_quiet", "prob_bull_volatile", "prob_bear_quiet", "prob_bear_volatile"]
-    colours = [GREEN, "#a5d6b7", ORANGE, RED]
+def _price_with_lines(axes: Axes, history: PriceHistory, rows: pd.DataFrame, symbol: str) -> None:
+    """Last 160 closes as adjusted at the newest session, with what the 40-bar cycle says of them."""
+    factor = history.factor[symbol]
+    price = (history.total_return[symbol] / factor.iloc[-1]).iloc[-240:]
+    row = rows[rows["cycle"] == 40].iloc[0]
+    shown = price.iloc[-160:]
+    axes.plot(shown.index, shown, color=BLUE, lw=1.2, label=symbol)
+    axes.plot(shown.index, price.shift(20).iloc[-160:], color=ORANGE, lw=1.0, ls="--", label="FLD 40")
+    for kind, marker, colour in (("trough", "^", GREEN), ("peak", "v", RED)):
+        for state, face in (("confirmed", colour), ("provisional", "none")):
+            at = row[f"{kind}_{state}"]
+            if at is not pd.NaT and at in shown.index:
+                axes.plot([at], [shown[at]], marker, color=colour, markerfacecolor=face, ms=6)
+    at = row["trough_confirmed"]
+    if np.isfinite(row["vtl"]) and at in shown.index:
+        axes.plot([at, shown.index[-1]], [shown[at], row["vtl"]], color=GREY, lw=1.0, label="VTL 40")
+    axes.legend(fontsize=7, frameon=False)
+    axes.tick_params(axis="x", rotation=30)
+    _plain(axes, "price as adjusted now; filled: confirmed turns")
+
+
+def regime_picture(market: pd.Series, rows: pd.DataFrame) -> Picture:
+    """Ribbon of the market's regime under its value, and the newest probabilities by symbol.
+
+    Parameters
+    ----------
+    market : Series
+        Value of the equal-weight market; its name is the name of its rows.
+    rows : DataFrame
+        Of `regime`, of all sessions that were published and are to be shown.
+    """
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, 2, width_ratios=(3, 2))
-        newest = rows[rows["session"] == rows["session"].max()]
-        bottom = np.zeros(len(newest))
-        for state, colour in zip(states, colours, strict=True):
-            axes[0].bar(newest["symbol"], newest[state], bottom=bottom, color=colour)
-            bottom += newest[state].to_numpy()
-        axes[0].tick_params(axis="x", rotation=90, labelsize=6)
-        _plain(axes[0], "probability of each state, newest session")
-        if len(market) > 1:
-            axes[1].stackplot(market["session"], market[states].T.to_numpy(), colors=colours)
-            axes[1].tick_params(axis="x", rotation=45)
-        else:
-            axes[1].bar([s.removeprefix("prob_") for s in states], market[states].iloc[0], color=colours)
-            axes[1].tick_params(axis="x", rotation=20)
-        _plain(axes[1], f"{market_symbol}: bull (green) to bear (red)")
+        axes = figure.subplots(2, 2, width_ratios=(3, 2), height_ratios=(5, 1), sharex="col")
+        own = rows[rows["symbol"] == market.name]
+        value = market.loc[own["session"].min() - pd.Timedelta(days=200) :]
+        axes[0, 0].plot(value.index, 100 * value / value.iloc[0], color=BLUE, lw=1.2)
+        _plain(axes[0, 0], f"{market.name}, first shown = 100")
+        _ribbon(axes[1, 0], own)
+        axes[1, 0].tick_params(axis="x", rotation=30)
+        newest = rows[rows["session"] == rows["session"].max()].sort_values("prob_turbulent")
+        colours = np.where(newest["regime"] == "turbulent", RED, GREEN)
+        axes[0, 1].bar(newest["symbol"], newest["prob_turbulent"], color=colours)
+        axes[0, 1].set_ylim(0, 1)
+        axes[0, 1].tick_params(axis="x", rotation=90, labelsize=6, labelbottom=True)
+        _plain(axes[0, 1], "probability of turbulence, newest")
+        axes[1, 1].remove()
 
     return draw
 
 
-def volatility_picture(rows: pd.DataFrame) -> Picture:
-    """Volatility of the newest session by symbol, with the losses it implies."""
+def _ribbon(axes: Axes, rows: pd.DataFrame) -> None:
+    """Green where calm, red where turbulent, paler where less certain."""
+    edges = rows["session"].to_numpy()
+    edges = np.append(edges, edges[-1] + np.timedelta64(1, "D"))
+    axes.pcolormesh(edges, [0, 1], rows["prob_turbulent"].to_numpy()[None, :], cmap="RdYlGn_r", vmin=0, vmax=1)
+    axes.set_yticks([])
+    _plain(axes, "regime: green calm, red turbulent")
+
+
+CONE_HORIZONS = (5, 10, 21, 42, 63, 126, 252)
+
+
+def volatility_picture(history: PriceHistory, rows: pd.DataFrame) -> Picture:
+    """Volatility cone of one symbol with its forecasts, and its returns beside the losses that were forecast.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `volatility`, of all sessions that were published and are to be shown.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, 2)
+        symbol = str(rows["symbol"].iloc[-1])
+        own = rows[rows["symbol"] == symbol].set_index("session")
+        returns = history.log_return[symbol].dropna()
+        realised = [returns.rolling(n).std().dropna().iloc[-2520:] * np.sqrt(252) for n in CONE_HORIZONS]
+        bands = np.array([100 * sigma.quantile([0.05, 0.25, 0.5, 0.75, 0.95]) for sigma in realised]).T
+        axes[0].fill_between(CONE_HORIZONS, bands[0], bands[4], color=BLUE, alpha=0.15, lw=0)
+        axes[0].fill_between(CONE_HORIZONS, bands[1], bands[3], color=BLUE, alpha=0.25, lw=0)
+        axes[0].plot(CONE_HORIZONS, bands[2], color=BLUE, lw=1.2)
+        newest = 100 * np.sqrt(252) * own[["sigma_1d", "sigma_21d"]].iloc[-1]
+        axes[0].plot([1, 21], newest, "o-", color=ORANGE, ms=4, label="forecast")
+        axes[0].set_xscale("log", base=2)
+        axes[0].set_xticks([1, *CONE_HORIZONS], [f"{n}" for n in (1, *CONE_HORIZONS)])
+        axes[0].legend(fontsize=7, frameon=False)
+        _plain(axes[0], f"{symbol}: volatility, % a year, by sessions (5 to 95 % of 10 years)")
+        _breaches(axes[1], np.expm1(history.log_return[symbol]), own)
+
+    return draw
+
+
+def _breaches(axes: Axes, returns: pd.Series, forecasts: pd.DataFrame) -> None:
+    """Returns of the session after each forecast, those beyond the value at risk in red."""
+    after = returns.shift(-1).reindex(forecasts.index)
+    beyond = after < -forecasts["var_99"]
+    axes.vlines(after.index, 0, 100 * after, color=GREY, lw=0.8)
+    axes.plot(forecasts.index, -100 * forecasts["var_99"], color=ORANGE, lw=1.0, drawstyle="steps-post")
+    axes.plot(after.index[beyond], 100 * after[beyond], "o", color=RED, ms=3)
+    axes.tick_params(axis="x", rotation=30)
+    _plain(axes, f"next return and 1 % value at risk: {int(beyond.sum())} of {int(after.notna().sum())} beyond")
+
+
+def harmonics_picture(rows: pd.DataFrame) -> Picture:
+    """Significant peaks of the newest session by symbol, or the plain word that there is none."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        newest = rows[rows["session"] == rows["session"].max()].sort_values("sigma_1d")
-        axes.bar(newest["symbol"], 100 * newest["es_975"], color="#e8b4ae", label="expected shortfall 97.5 %")
-        axes.bar(newest["symbol"], 100 * newest["var_95"], color=ORANGE, label="value at risk 95 %")
-        axes.bar(newest["symbol"], 100 * newest["sigma_1d"], color=BLUE, label="one deviation")
-        axes.legend(fontsize=7, frameon=False)
+        newest = rows[rows["session"] == rows["session"].max()]
+        peaks = newest[newest["rank"] > 0]
+        axes.scatter(peaks["symbol"], peaks["period"], s=10 + 20 * -np.log10(peaks["p_value"].clip(1e-9)), color=RED)
+        if peaks.empty:
+            axes.text(0.5, 0.5, f"no significant peak in any of {newest['symbol'].nunique()} symbols", ha="center")
+            axes.set_axis_off()
         axes.tick_params(axis="x", rotation=90)
-        _plain(axes, "one-session risk, % of the position")
+        _plain(axes, "periods of significant peaks, bars; larger: more significant")
 
     return draw
 

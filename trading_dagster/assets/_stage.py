@@ -20,6 +20,7 @@ from trading_dagster.quant.prices import KnownHistory, average_volume, known_his
 from trading_dagster.resources.io_manager import read_versions
 from trading_dagster.resources.lineage import LINEAGE, column_lineage
 from trading_dagster.resources.schemas import TABLES, Column
+from trading_dagster.resources.tables import Tables
 from trading_dagster.settings import load_settings
 
 # dagster marks these as beta at each use; its version is pinned, so the user need not read that on every command
@@ -57,7 +58,7 @@ def stage(
     dict
         Keyword arguments of ``dagster.asset``.
     """
-    monthly = TABLES[name].key == ("month",)
+    monthly = TABLES[name].monthly
     return {
         "name": name,
         "description": description,
@@ -117,6 +118,13 @@ def average_volumes(
 def observed(known: Sequence[KnownHistory]) -> list[tuple[pd.DatetimeIndex, pd.DataFrame]]:
     """What the data policy asks of histories."""
     return [(part.sessions, part.history.observed) for part in known]
+
+
+def published(tables: Tables, name: str, rows: pd.DataFrame, first: pd.Timestamp) -> pd.DataFrame:
+    """Rows of a run together with what the same stage has stored of earlier sessions, from `first` on."""
+    start = rows["session"].min()
+    earlier = tables.read(name, first=first, as_of=start - pd.Timedelta(days=1))
+    return pd.concat([earlier[list(rows.columns)], rows], ignore_index=True) if len(earlier) else rows
 
 
 class Stopwatch:

@@ -1,35 +1,21 @@
 """Forecast: the monthly model and the daily expected returns."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
+from trading_dagster.assets._models import BEFORE_THE_MONTH, MODEL_OF_THE_MONTH, fits, partition_months
 from trading_dagster.assets._pictures import forecast_picture
-from trading_dagster.assets._stage import (
-    CALENDAR,
-    Stopwatch,
-    histories,
-    observed,
-    partition_sessions,
-    stage,
-    stage_output,
-)
-from trading_dagster.calendar import SessionError, month_key
-from trading_dagster.checks.data_policy import DataPolicyGuard, Verdict, evaluate
+from trading_dagster.assets._stage import Stopwatch, histories, observed, partition_sessions, stage, stage_output
+from trading_dagster.calendar import month_key
+from trading_dagster.checks.data_policy import DataPolicyGuard
 from trading_dagster.quant.features import features
-from trading_dagster.quant.forecasting import fit_forecast_models
+from trading_dagster.quant.forecasting import StageModels, fit_forecast_models
 from trading_dagster.quant.forecasting import forecast as forecast_rows
-from trading_dagster.quant.prices import KnownHistory
 from trading_dagster.settings import MARKET_SYMBOL
-
-# month M is fitted on what was known before its first session: the sessions up to the end of month M - 1
-_BEFORE_THE_MONTH = dg.TimeWindowPartitionMapping(
-    start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
-)
-_MODEL_OF_THE_MONTH = dg.TimeWindowPartitionMapping()
 
 
 @dg.asset(
@@ -44,28 +30,33 @@ _MODEL_OF_THE_MONTH = dg.TimeWindowPartitionMapping()
         ),
     ),
     ins={
-        "bars": dg.AssetIn(partition_mapping=_BEFORE_THE_MONTH),
-        "corporate_actions": dg.AssetIn(partition_mapping=_BEFORE_THE_MONTH),
+        "bars": dg.AssetIn(partition_mapping=BEFORE_THE_MONTH),
+        "corporate_actions": dg.AssetIn(partition_mapping=BEFORE_THE_MONTH),
     },
 )
 def forecast_model(
     context: dg.AssetExecutionContext,
     bars: pd.DataFrame,
     corporate_actions: pd.DataFrame,
+    regime_model: pd.DataFrame,
+    volatility_model: pd.DataFrame,
     data_policy: dg.ResourceParam[DataPolicyGuard],
 ) -> Iterator[Any]:
     """Fit one model a month."""
-    stopwatch = Stopwatch()
-    months = pd.DatetimeIndex(sorted(context.partition_keys))
-    fitted_to = pd.DatetimeIndex([_last_session_before(month) for month in months])
-    known = histories(bars, corporate_actions, fitted_to)
+    stopwatch, months = Stopwatch(), partition_months(context)
+    known = histories(bars, corporate_actions, pd.DatetimeIndex(months.index))
     verdict = yield from data_policy.enforce(context, "forecast_model", observed(known))
     rows = []
-    for part, market, symbols, those in _fits(known, verdict, dict(zip(fitted_to, months, strict=True))):
+    for fit in fits(known, verdict, months):
         models = fit_forecast_models(
-            part.history.select(market), MARKET_SYMBOL, pd.DatetimeIndex(list(those.values())), symbols
+            fit.history.select(fit.market),
+            MARKET_SYMBOL,
+            fit.months,
+            fit.fitted_to,
+            StageModels(regime_model, volatility_model),
+            fit.symbols,
         )
-        for month, model in zip(those, models, strict=True):
+        for month, model in zip(fit.months, models, strict=True):
             context.log.info(f"forecast_model {month:%Y-%m}: {model.rows} rows, {model.metrics}")
             rows.append(
                 {
@@ -81,7 +72,12 @@ def forecast_model(
         context,
         pd.DataFrame(rows),
         stopwatch,
-        inputs={"bars": bars, "corporate_actions": corporate_actions},
+        inputs={
+            "bars": bars,
+            "corporate_actions": corporate_actions,
+            "regime_model": regime_model,
+            "volatility_model": volatility_model,
+        },
         figures=lambda _, part: {
             "fitted_to": f"{part['fitted_to'].iloc[0]:%Y-%m-%d}",
             **json.loads(part["metrics"].iloc[0]),
@@ -99,7 +95,7 @@ def forecast_model(
             "model, shrunk toward zero by what it showed out of sample. Small numbers are the honest ones."
         ),
     ),
-    ins={"forecast_model": dg.AssetIn(partition_mapping=_MODEL_OF_THE_MONTH)},
+    ins={"forecast_model": dg.AssetIn(partition_mapping=MODEL_OF_THE_MONTH)},
 )
 def forecast(
     context: dg.AssetExecutionContext,
@@ -148,40 +144,3 @@ def forecast(
         },
         picture=forecast_picture(rows),
     )
-
-
-def _fits(
-    known: Sequence[KnownHistory], verdict: Verdict, months: Mapping[pd.Timestamp, pd.Timestamp]
-) -> Iterator[tuple[KnownHistory, list[str], list[str], dict[pd.Timestamp, pd.Timestamp]]]:
-    """Months that are fitted together, since they know the same history and have the same symbols.
-
-    Parameters
-    ----------
-    months : mapping of Timestamp to Timestamp
-        Session that a month is fitted to, to the month.
-
-    Yields
-    ------
-    history, symbols of its market, symbols of the model, months with the session that each is fitted to
-    """
-    universe = tuple(verdict.allowed.columns)
-    for part in known:
-        # the market that the regime stage shows at a session, not only of the symbols that may be forecast
-        _, in_market = evaluate("regime", part.history.observed, universe, part.sessions)
-        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[pd.Timestamp, pd.Timestamp]] = {}
-        for last in part.sessions:
-            flags = (in_market.allowed, verdict.allowed)
-            market, symbols = (tuple(map(str, usable.columns[usable.loc[last]])) for usable in flags)
-            groups.setdefault((market, symbols), {})[months[last]] = last
-        for (market, symbols), those in groups.items():
-            yield part, list(market), list(symbols), those
-
-
-def _last_session_before(month: pd.Timestamp) -> pd.Timestamp:
-    first = CALENDAR.first_session_of_month(month)
-    try:
-        return CALENDAR.previous(first)
-    except SessionError as error:
-        raise SessionError(
-            f"forecast_model of {month:%Y-%m} has no session before it to be fitted on; choose a later month"
-        ) from error

@@ -47,6 +47,7 @@ def signals(
     corporate_actions: pd.DataFrame,
     regime: pd.DataFrame,
     volatility: pd.DataFrame,
+    condition: pd.DataFrame,
     forecast: pd.DataFrame,
     allocation: pd.DataFrame,
     settings: dg.ResourceParam[Settings],
@@ -57,7 +58,7 @@ def signals(
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
     known = histories(bars, corporate_actions, sessions)
     verdict = yield from data_policy.enforce(context, "signals", observed(known))
-    evidence = _evidence(verdict.keep(forecast), regime, volatility)
+    evidence = _evidence(verdict.keep(forecast), regime, volatility, condition)
     targets = {
         at: dict(zip(part["symbol"], part["weight"], strict=True))
         for at, part in verdict.keep(allocation).groupby("session")
@@ -102,6 +103,7 @@ def signals(
             "corporate_actions": corporate_actions,
             "regime": regime,
             "volatility": volatility,
+            "condition": condition,
             "forecast": forecast,
             "allocation": allocation,
         },
@@ -115,11 +117,12 @@ def signals(
 
 
 def _evidence(
-    forecast: pd.DataFrame, regime: pd.DataFrame, volatility: pd.DataFrame
+    forecast: pd.DataFrame, regime: pd.DataFrame, volatility: pd.DataFrame, condition: pd.DataFrame
 ) -> dict[pd.Timestamp, dict[str, Evidence]]:
     """What is known of each symbol, by session."""
     keys = ["session", "symbol"]
     rows = forecast.merge(regime[[*keys, "regime"]], on=keys).merge(volatility[[*keys, "sigma_1d"]], on=keys)
+    rows = rows.merge(condition[[*keys, "condition"]], on=keys)
     evidence: dict[pd.Timestamp, dict[str, Evidence]] = {}
     for row in rows.itertuples():
         evidence.setdefault(row.session, {})[row.symbol] = Evidence(
@@ -128,6 +131,7 @@ def _evidence(
             p_up=row.p_up,
             confidence=row.confidence,
             regime=row.regime,
+            condition=row.condition,
             sigma=row.sigma_1d,
         )
     return evidence

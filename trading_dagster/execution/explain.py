@@ -34,6 +34,7 @@ CHAIN = {
     "signals": "Signal: what was to be done",
     "allocation": "Allocation: the weight that was wanted",
     "forecast": "Forecast: what was expected",
+    "condition": "Condition: what the next three add up to, in a word",
     "volatility": "Volatility: the risk that was seen",
     "regime": "Regime: the state of the symbol and of the market",
     "phasing": "Phase: where the price stood in its cycles",

@@ -32,7 +32,9 @@ class Evidence:
         Sessions.
     p_up, confidence : float
     regime : str
-        Most probable state of the symbol.
+        State of the symbol, `calm` or `turbulent`.
+    condition : str
+        The word for people that regime, cycles and volatility add up to.
     sigma : float
         Daily volatility.
     """
@@ -42,6 +44,7 @@ class Evidence:
     p_up: float
     confidence: float
     regime: str
+    condition: str
     sigma: float
 
 
@@ -131,7 +134,7 @@ def _reason(action: str, want: float, have: float, known: Evidence | None, alloc
         return f"no forecast for it, so the {have:.1%} held are sold" if have else "no forecast for it"
     view = (
         f"expects {known.expected_return:+.2%} in {known.horizon} sessions (up {known.p_up:.0%}), "
-        f"{known.regime.replace('_', ' ')}, {known.sigma:.1%} a day"
+        f"{known.condition}, regime {known.regime}, {known.sigma:.1%} a day"
     )
     if action == "HOLD":
         if want == 0.0 and allocated == 0.0:

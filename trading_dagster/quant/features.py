@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from trading_dagster.quant.prices import PriceHistory, long_rows
 
 MOMENTUM_WINDOWS = (21, 63, 126)
+PHASE_CYCLES = (20, 40, 80)
+"""Nominal cycles whose phase is a feature."""
 
 FEATURES: dict[str, str] = {
     "momentum_21": "log return of the last 21 sessions / (sigma sqrt 21)",
@@ -28,10 +30,10 @@ FEATURES: dict[str, str] = {
     "phase_sine_40": "sine of the 40-bar cycle's phase",
     "phase_cosine_80": "cosine of the 80-bar cycle's phase",
     "phase_sine_80": "sine of the 80-bar cycle's phase",
-    "bull": "probability of an upward trend of the symbol",
-    "volatile": "probability of high volatility of the symbol",
-    "market_bull": "probability of an upward trend of the equal-weight market",
-    "market_volatile": "probability of high volatility of the equal-weight market",
+    "trend": "distance of price from its 200-bar mean, deviations of a random walk",
+    "turbulent": "probability of the symbol's turbulent regime",
+    "market_trend": "trend of the equal-weight market",
+    "market_turbulent": "probability of the market's turbulent regime",
 }
 """Feature name to what it is; the order is the model's."""
 
@@ -78,7 +80,7 @@ def features(
     rows["sigma_ratio"] = np.log(scale / rows["yearly"].where(rows["yearly"] > 0))
 
     angles = phasing.assign(angle=2.0 * np.pi * phasing["phase"])
-    for cycle, part in angles.groupby("cycle"):
+    for cycle, part in angles[angles["cycle"].isin(PHASE_CYCLES)].groupby("cycle"):
         # a constant price has no phase: no evidence for either side
         part = part[["session", "symbol"]].assign(
             **{
@@ -88,17 +90,10 @@ def features(
         )
         rows = rows.merge(part, on=["session", "symbol"], how="left")
 
-    states = pd.DataFrame(
-        {
-            "session": regime["session"],
-            "symbol": regime["symbol"],
-            "bull": regime["prob_bull_quiet"] + regime["prob_bull_volatile"],
-            "volatile": regime["prob_bull_volatile"] + regime["prob_bear_volatile"],
-        }
-    )
+    states = regime.rename(columns={"prob_turbulent": "turbulent"})[["session", "symbol", "trend", "turbulent"]]
     market = states[states["symbol"] == market_symbol].drop(columns="symbol")
     rows = rows.merge(states, on=["session", "symbol"], how="left")
-    market = market.rename(columns={"bull": "market_bull", "volatile": "market_volatile"})
+    market = market.rename(columns={"trend": "market_trend", "turbulent": "market_turbulent"})
     rows = rows.merge(market, on="session", how="left")
     return rows[["session", "symbol", *FEATURES]]
 

@@ -16,16 +16,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trading_dagster.quant.cycles import phasing
-from trading_dagster.quant.features import FEATURES, features
+from trading_dagster.quant.features import FEATURES, PHASE_CYCLES, features
 from trading_dagster.quant.prices import PriceHistory, long_rows
-from trading_dagster.quant.regime import regime
+from trading_dagster.quant.regime import fit_regime_models, regime
 from trading_dagster.quant.volatility import volatility
+from trading_dagster.quant.volatility_models import fit_volatility_models
 
 HORIZON = 5
 """Sessions ahead."""
 
-VALIDATION_SESSIONS = 504
-"""Last known sessions held out to measure the shrinkage and the interval, two years."""
+STRIDE = HORIZON
+"""Every fifth session is learned from, counted from the history's first: labels in between would overlap."""
+
+HELD_OUT = 100
+"""Last of those sessions held out to measure the shrinkage and the interval, two years."""
+
+LEAST_LEARNED = 50
+"""Fewest of those sessions before them, one year."""
 
 PRIOR_DEVIATION = 0.5
 """Standard deviation of the prior, around zero, on the slope of outcome on raw prediction."""
@@ -39,8 +46,8 @@ PARAMETERS: dict[str, Any] = {
     "tree_method": "hist",
     "max_depth": 3,
     "learning_rate": 0.05,
-    "min_child_weight": 500.0,
-    "reg_lambda": 100.0,
+    "min_child_weight": 100.0,
+    "reg_lambda": 20.0,
     "subsample": 0.7,
     "colsample_bytree": 0.5,
     "seed": 20000103,
@@ -97,74 +104,151 @@ class ForecastModel:
         )
 
 
-def fit_forecast_model(
-    history: PriceHistory, market_symbol: str, symbols: Sequence[str] | None = None
-) -> ForecastModel:
-    """Fit on all labels known at the end of `history`.
+@dataclass(frozen=True)
+class StageModels:
+    """Parameters of the stages that the features come from.
+
+    Attributes
+    ----------
+    regime, volatility : DataFrame
+        Rows of `fit_regime_models` and `fit_volatility_models`.
+    """
+
+    regime: pd.DataFrame
+    volatility: pd.DataFrame
+
+    def of(self, month: pd.Timestamp) -> StageModels:
+        """Keep one month's."""
+        return StageModels(*(rows[rows["month"] == month] for rows in (self.regime, self.volatility)))
+
+    def for_all(self, sessions: pd.DatetimeIndex) -> StageModels:
+        """Let one month's parameters serve every month of the sessions."""
+        months = pd.DataFrame({"month": sessions.to_period("M").unique().to_timestamp().as_unit("us")})
+        return StageModels(
+            *(rows.drop(columns="month").merge(months, how="cross") for rows in (self.regime, self.volatility))
+        )
+
+
+def fit_stage_models(
+    history: PriceHistory,
+    month: pd.Timestamp,
+    fitted_to: pd.Timestamp,
+    market_symbol: str,
+    model: str,
+    symbols: Sequence[str] | None = None,
+) -> StageModels:
+    """Fit the regime and the volatility of one month, as their own stages do.
+
+    Parameters
+    ----------
+    model : str
+        Kind of the regime model.
+    symbols : sequence of str, optional
+        Symbols of the volatility models; all by default.
+    """
+    months, ends = pd.DatetimeIndex([month]), pd.DatetimeIndex([fitted_to])
+    return StageModels(
+        fit_regime_models(history, months, ends, market_symbol, model),
+        fit_volatility_models(history if symbols is None else history.select(symbols), months, ends),
+    )
+
+
+def fit_forecast_models(
+    history: PriceHistory,
+    market_symbol: str,
+    months: pd.DatetimeIndex,
+    fitted_to: pd.DatetimeIndex,
+    models: StageModels,
+    symbols: Sequence[str] | None = None,
+) -> list[ForecastModel]:
+    """Fit one model a month, each on the labels that were known at its session of `fitted_to`.
 
     Parameters
     ----------
     history : PriceHistory
-        Cut at the last session before the month that the model serves.
+        Up to the last of `fitted_to`, or longer.
     market_symbol : str
         Row name of the equal-weight market.
+    months, fitted_to : DatetimeIndex
+        Months served, and the last session before each.
+    models : StageModels
+        Of these months.
     symbols : sequence of str, optional
         Symbols to learn from; all by default. The others only count toward the market.
 
     Returns
     -------
-    ForecastModel
+    list of ForecastModel
 
     Raises
     ------
     InsufficientTrainingError
-        If fewer than twice `VALIDATION_SESSIONS` sessions carry a label.
+        If fewer than `HELD_OUT` and `LEAST_LEARNED` sampled sessions carry a label.
 
     Notes
     -----
-    The label of session t is the log return to t + 5 over ``sigma_t sqrt 5``; it is known at t + 5, so the
-    last five sessions have none. A first model is fitted without the last 504 labelled sessions and without
-    the five before them, whose labels overlap those (purge; Lopez de Prado 2018, ch. 7). On the held-out
-    sessions the least-squares slope b of label on prediction through zero, with standard error e, meets a
-    prior of no skill, N(0, 0.5^2): the shrinkage is the posterior mean ``b 0.25 / (0.25 + e^2)``, kept within
-    [0, 1]. A model whose held-out slope is negative forecasts zero. The model in use is then fitted on all
-    labelled sessions with the same parameters.
+    The label of session t is the log return to t + 5 over ``sigma_t sqrt 5``; it is known at t + 5. Every fifth
+    session is a row, so that labels do not overlap. A first model is fitted without the last 100 rows of a symbol and
+    without the one before them (purge and embargo; Lopez de Prado 2018, ch. 7), on features whose parameters, too,
+    were fitted before these: the month's own have seen the held-out prices. On the held-out sessions the least-squares
+    slope b of label on prediction through zero, with standard error e, meets a prior of no skill, N(0, 0.5^2): the
+    shrinkage is the posterior mean ``b 0.25 / (0.25 + e^2)``, kept within [0, 1]. A model whose held-out slope is
+    negative forecasts zero. The model in use is then fitted on all rows with the month's own parameters.
     """
-    return fit_forecast_models(history, market_symbol, history.sessions[-1:], symbols)[0]
+    longest = history.until(fitted_to.max())
+    # what has no parameters is computed once: rows of a session do not depend on later ones
+    phases = phasing(longest if symbols is None else longest.select(symbols), _sampled(longest), PHASE_CYCLES)
+    fitted = []
+    for month, last in zip(months, fitted_to, strict=True):
+        known = history.until(last)
+        own = models.of(month)
+        table = training_table(known, market_symbol, own, phases, symbols)
+        first = _first_held_out(table, last)
+        before = known.sessions[known.sessions.get_loc(first) - HORIZON]
+        kind = str(own.regime["model"].iloc[0])
+        earlier = fit_stage_models(known, month, before, market_symbol, kind, symbols)
+        validation = training_table(known, market_symbol, earlier, phases, symbols)
+        fitted.append(_fit(table, validation, first, before, last))
+    return fitted
 
 
-def fit_forecast_models(
-    history: PriceHistory, market_symbol: str, fitted_to: pd.DatetimeIndex, symbols: Sequence[str] | None = None
-) -> list[ForecastModel]:
-    """Fit one model for each session of `fitted_to`, as `fit_forecast_model` does on the history cut there.
+def _sampled(history: PriceHistory) -> pd.DatetimeIndex:
+    return history.sessions[::STRIDE]
 
-    The features are computed once: those of a session do not depend on later ones. Labels do, so each model gets
-    the rows whose label was known at its session.
+
+def _first_held_out(table: pd.DataFrame, fitted_to: pd.Timestamp) -> pd.Timestamp:
+    """First session on which the model is judged."""
+    sessions = pd.DatetimeIndex(table["session"].unique())
+    if len(sessions) < HELD_OUT + LEAST_LEARNED:
+        raise InsufficientTrainingError(
+            f"forecast_model: {len(sessions)} of every {STRIDE}th session up to {fitted_to:%Y-%m-%d} have all features "
+            f"and a known label; {HELD_OUT + LEAST_LEARNED} are needed to fit and to validate. Supply more history or "
+            "start with a later month."
+        )
+    return sessions[-HELD_OUT]
+
+
+def _fit(
+    table: pd.DataFrame,
+    validation: pd.DataFrame,
+    first: pd.Timestamp,
+    before: pd.Timestamp,
+    fitted_to: pd.Timestamp,
+) -> ForecastModel:
+    """Validate, measure the shrinkage, and fit on all rows.
+
+    Parameters
+    ----------
+    table, validation : DataFrame
+        Rows with the month's own parameters, and with those of `before`.
+    first, before : Timestamp
+        First session held out, and the first one left out of the training for it.
     """
-    table = training_table(history.until(fitted_to.max()), market_symbol, symbols)
-    models = []
-    for last in fitted_to:
-        labelled = history.until(last).sessions[:-HORIZON]
-        models.append(_fit(table[table["session"] <= labelled[-1]] if len(labelled) else table.iloc[:0], last))
-    return models
-
-
-def _fit(table: pd.DataFrame, fitted_to: pd.Timestamp) -> ForecastModel:
-    """Validate, measure the shrinkage, and fit on all rows."""
     import xgboost
 
-    sessions = pd.DatetimeIndex(table["session"].unique())
-    if len(sessions) < 2 * VALIDATION_SESSIONS:
-        raise InsufficientTrainingError(
-            f"forecast_model: {len(sessions)} sessions up to {fitted_to:%Y-%m-%d} have all features and a "
-            f"known label; {2 * VALIDATION_SESSIONS} are needed to fit and to validate. Supply more history "
-            "or start with a later month."
-        )
-    start = sessions[-VALIDATION_SESSIONS]
-    purge = sessions[-VALIDATION_SESSIONS - HORIZON]
-    held_out = table[table["session"] >= start]
-    first = _train(xgboost, table[table["session"] < purge])
-    prediction = first.predict(_matrix(xgboost, held_out)).astype("float64")
+    held_out = validation[validation["session"] >= first]
+    judged = _train(xgboost, validation[validation["session"] < before])
+    prediction = judged.predict(_matrix(xgboost, held_out)).astype("float64")
     label = held_out["label"].to_numpy()
     slope, error = _slope_through_zero(prediction, label, held_out["session"])
     shrinkage = float(np.clip(slope * PRIOR_DEVIATION**2 / (PRIOR_DEVIATION**2 + error**2), 0.0, 1.0))
@@ -189,26 +273,34 @@ def _fit(table: pd.DataFrame, fitted_to: pd.Timestamp) -> ForecastModel:
     )
 
 
-def training_table(history: PriceHistory, market_symbol: str, symbols: Sequence[str] | None = None) -> pd.DataFrame:
-    """Features and label of every session and symbol that has all of them.
+def training_table(
+    history: PriceHistory,
+    market_symbol: str,
+    models: StageModels,
+    phases: pd.DataFrame | None = None,
+    symbols: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Features and label of every fifth session, of each symbol that has all of them.
+
+    Parameters
+    ----------
+    models : StageModels
+        Of one month; its parameters are applied to all sessions.
+    phases : DataFrame, optional
+        Rows of `phasing` for these sessions or more, where they are there already.
 
     Returns
     -------
     DataFrame
         Columns session, symbol, `FEATURES`, label; sorted by session and symbol.
     """
-    sessions = history.sessions
-    states = regime(history, sessions, market_symbol)
+    sessions = _sampled(history)
+    models = models.for_all(sessions)
+    states = regime(history, sessions, market_symbol, models.regime)
     history = history if symbols is None else history.select(symbols)
-    risk = volatility(history, sessions)
-    table = features(
-        history,
-        sessions,
-        phasing(history, sessions),
-        states,
-        risk,
-        market_symbol,
-    )
+    phases = phasing(history, sessions, PHASE_CYCLES) if phases is None else phases[phases["session"].isin(sessions)]
+    risk = volatility(history, sessions, models.volatility, states)
+    table = features(history, sessions, phases, states, risk, market_symbol)
     log_price = np.log(history.total_return)
     ahead = log_price.shift(-HORIZON) - log_price  # the label looks ahead; a row without one is dropped below
     table = table.merge(long_rows({"ahead": ahead}, sessions), on=["session", "symbol"])
@@ -307,14 +399,13 @@ def _slope_through_zero(
 ) -> tuple[float, float]:
     """Slope of label on prediction without intercept, and its standard error.
 
-    Labels of one session move together and those of neighbouring sessions overlap, so errors are clustered
-    by blocks of the horizon's length (Cameron and Miller 2015, eq. 11, for one regressor).
+    Labels of one session move together, so errors are clustered by session (Cameron and Miller 2015, eq. 11, for one
+    regressor); those of different sessions do not overlap.
     """
     square = float(np.square(prediction).sum())
     if square == 0.0:
         return 0.0, 0.0
     slope = float(prediction @ label) / square
     score = prediction * (label - slope * prediction)
-    block = pd.factorize(sessions)[0] // HORIZON
-    meat = float(np.square(np.bincount(block, weights=score)).sum())
+    meat = float(np.square(np.bincount(pd.factorize(sessions)[0], weights=score)).sum())
     return slope, float(np.sqrt(meat)) / square

@@ -15,8 +15,11 @@ from trading_dagster.resources.schemas import TABLES
 _ACTIONS = ("corporate_actions.ex_date", "corporate_actions.kind", "corporate_actions.value")
 _CLOSES = ("bars.close", *_ACTIONS)
 _RANGES = ("bars.high", "bars.low", *_CLOSES)
+_BARS = ("bars.open", *_RANGES)
 _PHASES = ("phasing.cycle", "phasing.phase")
-_STATES = ("regime.prob_bull_quiet", "regime.prob_bull_volatile", "regime.prob_bear_volatile")
+_STATES = ("regime.prob_turbulent", "regime.trend")
+_REGIME_MODEL = ("regime_model.parameters", "regime_model.model")
+_VOLATILITY_MODEL = ("volatility_model.parameters",)
 _FEATURES = (*_CLOSES, *_PHASES, *_STATES, "volatility.sigma_1d")
 _MODEL = ("forecast_model.parameters", "forecast_model.artifact")
 _EXPECTED = (*_FEATURES, *_MODEL)
@@ -34,17 +37,49 @@ LINEAGE: dict[str, Mapping[str, tuple[str, ...]]] = {
     "bars": {},
     "corporate_actions": {},
     "phasing": {
-        **_all("period phase amplitude snr_db p_value fld fld_cross fld_target next_trough_bars", _CLOSES),
+        **_all("period phase amplitude snr_db p_value noise fld fld_cross fld_target", _CLOSES),
+        **_all("next_trough_bars next_trough_lower next_trough_upper", _CLOSES),
+        **_all("trough_provisional trough_confirmed peak_provisional peak_confirmed", _CLOSES),
+        **_all("trough_spacing smaller_troughs vtl vtl_break", _CLOSES),
         "cycle": (),
     },
-    "regime": _all("regime prob_bull_quiet prob_bull_volatile prob_bear_quiet prob_bear_volatile suitability", _CLOSES),
-    "volatility": {
-        **_all("sigma_1d sigma_21d var_95 var_99 es_975", _CLOSES),
-        "atr": _RANGES,
-        "stop_distance": _RANGES,
+    "harmonics": _all("rank period power p_value", _CLOSES),
+    "regime_model": {
+        **_all("parameters metrics", _CLOSES),
+        "fitted_to": ("bars.session",),
+        **_all("month model", ()),
     },
+    "regime": {
+        **_all("regime prob_calm prob_turbulent suitability sessions_in_regime", (*_CLOSES, *_REGIME_MODEL)),
+        "trend": _CLOSES,
+        "fitted": ("regime_model.symbol",),
+    },
+    "volatility_model": {
+        **_all("parameters metrics", _BARS),
+        "fitted_to": ("bars.session",),
+        "month": (),
+    },
+    "volatility": {
+        **_all("sigma_1d sigma_21d sigma_har sigma_garch sigma_rank", (*_BARS, *_VOLATILITY_MODEL)),
+        **_all("var_95 var_99 es_975", (*_BARS, *_VOLATILITY_MODEL)),
+        "sigma_ewma": _CLOSES,
+        "atr": _RANGES,
+        "stop_multiple": ("regime.prob_turbulent",),
+        "stop_distance": (*_BARS, *_VOLATILITY_MODEL, "regime.prob_turbulent"),
+        "fitted": ("volatility_model.symbol",),
+    },
+    "condition": _all(
+        "condition reason",
+        (
+            *("phasing.cycle", "phasing.p_value", "phasing.period"),
+            *("regime.regime", "regime.sessions_in_regime", "regime.trend"),
+            *("volatility.sigma_1d", "volatility.sigma_rank"),
+            # who may be named at all
+            *("bars.session", "corporate_actions.session"),
+        ),
+    ),
     "forecast_model": {
-        **_all("parameters artifact training_rows metrics", _CLOSES),
+        **_all("parameters artifact training_rows metrics", (*_BARS, *_REGIME_MODEL, *_VOLATILITY_MODEL)),
         "fitted_to": ("bars.session",),
         "month": (),
     },
@@ -61,6 +96,7 @@ LINEAGE: dict[str, Mapping[str, tuple[str, ...]]] = {
         "reason": (
             *_DECISION,
             *(f"forecast.{name}" for name in ("expected_return", "horizon", "p_up")),
+            "condition.condition",
             "regime.regime",
             "volatility.sigma_1d",
         ),

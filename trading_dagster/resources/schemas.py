@@ -56,6 +56,11 @@ class TableSchema:
         """Column that holds the partition's date."""
         return self.key[0]
 
+    @property
+    def monthly(self) -> bool:
+        """Whether a partition is a month."""
+        return self.partition_column == "month"
+
 
 _SESSION = Column("session", DATE, "exchange session")
 _SYMBOL = Column("symbol", TEXT, "ticker")
@@ -68,8 +73,8 @@ def _number(name: str, description: str, nullable: bool = False) -> Column:
     return Column(name, NUMBER, description, nullable)
 
 
-def _probability(state: str) -> Column:
-    return _number(f"prob_{state}", f"probability of {state.replace('_', ' ')}")
+_MONTH = Column("month", DATE, "first day of the month that the model serves")
+_FITTED_TO = Column("fitted_to", DATE, "last session whose prices were seen")
 
 
 _TABLES = (
@@ -156,11 +161,34 @@ _TABLES = (
             _number("phase", "0 at a trough, 0.5 at a peak, in [0, 1)", True),
             _number("amplitude", "half the swing, log price"),
             _number("snr_db", "signal-to-noise ratio of the fit, decibels", True),
-            _number("p_value", "chance of such a cycle in a random walk, corrected for the periods tried"),
+            _number("p_value", "chance of such a cycle in noise, corrected for the periods scanned"),
+            Column("noise", TEXT, "`random_walk` or `white`: the noise that the window looks more like", True),
             _number("fld", "future line of demarcation: price half a cycle ago, adjusted as of the session"),
             Column("fld_cross", pa.int8(), "1 price crossed it upward, -1 downward, 0 not"),
             _number("fld_target", "price that the last cross projects, adjusted as of the session", True),
             _number("next_trough_bars", "bars to the next expected trough", True),
+            _number("next_trough_lower", "earliest bar of it, 90 % interval of the fit", True),
+            _number("next_trough_upper", "latest bar of it, 90 % interval of the fit", True),
+            Column("trough_provisional", DATE, "lowest bar since the last confirmed turn; may still move", True),
+            Column("trough_confirmed", DATE, "last confirmed trough; never moved", True),
+            Column("peak_provisional", DATE, "highest bar since the last confirmed turn; may still move", True),
+            Column("peak_confirmed", DATE, "last confirmed peak; never moved", True),
+            _number("trough_spacing", "median bars between the last confirmed troughs", True),
+            _number("smaller_troughs", "troughs of the next smaller cycle within the last complete one", True),
+            _number("vtl", "valid trend line through the last two confirmed troughs, price as of the session", True),
+            Column("vtl_break", pa.int8(), "-1 the close fell through the line at this session, 1 it rose back, 0 no"),
+        ),
+    ),
+    TableSchema(
+        "harmonics",
+        ("session", "symbol", "rank"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("rank", pa.int16(), "1 the most significant peak of the spectrum; 0 says that there is none"),
+            _number("period", "bars; missing where there is no peak", True),
+            _number("power", "POWER", True),
+            _number("p_value", "corrected for all frequencies tested; of rank 0 the smallest that was found"),
         ),
     ),
     TableSchema(
@@ -169,12 +197,25 @@ _TABLES = (
         (
             _SESSION,
             Column("symbol", TEXT, "ticker, or MARKET for the equal-weight market"),
-            Column("regime", TEXT, "most probable state"),
-            _probability("bull_quiet"),
-            _probability("bull_volatile"),
-            _probability("bear_quiet"),
-            _probability("bear_volatile"),
+            Column("regime", TEXT, "`calm` or `turbulent`"),
+            _number("prob_calm", "probability of the state of less risk"),
+            _number("prob_turbulent", "probability of the state of more risk"),
             _number("suitability", "share of the full exposure that the states suit"),
+            Column("sessions_in_regime", pa.int32(), "sessions since the state last changed"),
+            _number("trend", "price against its 200-bar mean, deviations of a random walk; 0 where it cannot be said"),
+            Column("fitted", TEXT, "`own` parameters, or the `market`'s where the symbol is too young for its own"),
+        ),
+    ),
+    TableSchema(
+        "regime_model",
+        ("month", "symbol"),
+        (
+            _MONTH,
+            Column("symbol", TEXT, "ticker, or MARKET for the equal-weight market"),
+            _FITTED_TO,
+            Column("model", TEXT, "`jump` or `hmm`"),
+            Column("parameters", TEXT, "all that the filter needs, JSON"),
+            Column("metrics", TEXT, "figures of the fit, JSON"),
         ),
     ),
     TableSchema(
@@ -183,21 +224,48 @@ _TABLES = (
         (
             _SESSION,
             _SYMBOL,
-            _number("sigma_1d", "standard deviation per day of the next session's log return"),
+            _number("sigma_1d", "standard deviation of the next session's log return: geometric mean of the next two"),
             _number("sigma_21d", "standard deviation per day of log returns over the next 21 sessions"),
+            _number("sigma_har", "the next session's by the heterogeneous autoregression"),
+            _number("sigma_garch", "the next session's by GJR-GARCH with Student-t errors"),
+            _number("sigma_ewma", "the next session's by exponential weighting, the baseline"),
+            _number("sigma_rank", "share of the last 252 sessions whose sigma_1d was not above this one"),
             _number("var_95", "one-session loss not exceeded with 95 %, fraction of the position"),
             _number("var_99", "one-session loss not exceeded with 99 %, fraction of the position"),
             _number("es_975", "mean one-session loss in the worst 2.5 %, fraction of the position"),
             _number("atr", "average true range of 14 sessions, price; missing without ranges", True),
+            _number("stop_multiple", "average true ranges (without ranges: sigma_1d x close) that a stop is away"),
             _number("stop_distance", "distance of a stop from the close, price"),
+            Column("fitted", TEXT, "`own` parameters, or the `pooled` ones where the symbol is too young for its own"),
+        ),
+    ),
+    TableSchema(
+        "volatility_model",
+        ("month", "symbol"),
+        (
+            _MONTH,
+            Column("symbol", TEXT, "ticker, or POOLED for the parameters of symbols too young for their own"),
+            _FITTED_TO,
+            Column("parameters", TEXT, "all that the filter needs, JSON"),
+            Column("metrics", TEXT, "figures of the fit, JSON"),
+        ),
+    ),
+    TableSchema(
+        "condition",
+        ("session", "symbol"),
+        (
+            _SESSION,
+            _SYMBOL,
+            Column("condition", TEXT, "`trending`, `cyclical`, `volatile`, `compressed` or `resetting`"),
+            Column("reason", TEXT, "why, in words"),
         ),
     ),
     TableSchema(
         "forecast_model",
         ("month",),
         (
-            Column("month", DATE, "first day of the month that the model serves"),
-            Column("fitted_to", DATE, "last session whose prices were seen"),
+            _MONTH,
+            _FITTED_TO,
             Column("parameters", TEXT, "all but the trees, JSON"),
             Column("artifact", pa.binary(), "the trees, XGBoost UBJSON"),
             Column("training_rows", pa.int64(), "rows fitted, one a session and symbol"),
