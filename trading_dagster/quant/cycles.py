@@ -147,7 +147,8 @@ def _rows(parts: list[Columns], history: PriceHistory, at: NDArray[np.intp], cyc
     }
     for name in parts[0]:
         rows[name] = np.stack([part[name] for part in parts], axis=2).reshape(-1)
-    return pd.DataFrame(rows)
+    # columns without a single text would be of no text type
+    return pd.DataFrame(rows).astype({"symbol": "str", "noise": "str"})
 
 
 # -- the fit ------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def harmonics(
     return pd.DataFrame(
         {
             "session": history.sessions.to_numpy()[at[place[peaks.row]]],
-            "symbol": np.array(history.symbols, dtype=object)[column[peaks.row]],
+            "symbol": pd.array(np.array(history.symbols, dtype=object)[column[peaks.row]], dtype="str"),
             "rank": peaks.rank.astype("int16"),
             "period": peaks.period,
             "power": peaks.power,
