@@ -49,8 +49,11 @@ class RegimeModel(Protocol):
         """Filter each series with its parameters."""
 
 
+@dataclass(frozen=True)
 class StatisticalJump:
     """Statistical jump model; its probability is the softmax of the values of the two best paths."""
+
+    penalty: float = jump_model.JUMP_PENALTY
 
     def inputs(self, returns: Floats) -> Floats:
         """Downside deviation and Sortino ratios."""
@@ -65,12 +68,12 @@ class StatisticalJump:
         scale = jump_model.feature_scale(window)
         known = np.isfinite(window[0])
         scaled = scale.apply(window)
-        fit = jump_model.fit_jump_model(scaled, known)
-        difference = jump_model.value_differences(scaled, known, fit.centres)
+        fit = jump_model.fit_jump_model(scaled, known, self.penalty)
+        difference = jump_model.value_differences(scaled, known, fit.centres, self.penalty)
         common = _common_metrics(difference < 0.0, known)
         return [
             (
-                units | {"centres": fit.centres[..., at].tolist(), "penalty": jump_model.JUMP_PENALTY},
+                units | {"centres": fit.centres[..., at].tolist(), "penalty": self.penalty},
                 common[at] | {"objective": float(fit.objective[at]), "iterations": int(fit.iterations[at])},
             )
             for at, units in enumerate(_scale_parameters(scale))
@@ -86,8 +89,11 @@ class StatisticalJump:
         return Inference(expit(-difference), difference < 0.0)
 
 
+@dataclass(frozen=True)
 class StudentHiddenMarkov:
     """Student-t hidden Markov model, filtered, with hysteresis."""
+
+    threshold: float = hidden_markov.SWITCH_PROBABILITY
 
     def inputs(self, returns: Floats) -> Floats:
         """The returns themselves."""
@@ -102,14 +108,16 @@ class StudentHiddenMarkov:
         known, unit = np.isfinite(window[0]), _mean_absolute(window[0])
         moves = np.where(known, window[0], 0.0) / unit
         fit = hidden_markov.fit_student_chain(moves, known)
-        turbulent = hidden_markov.with_hysteresis(hidden_markov.filtered_probability(moves, known, fit.chain))
+        turbulent = hidden_markov.with_hysteresis(
+            hidden_markov.filtered_probability(moves, known, fit.chain), self.threshold
+        )
         common = _common_metrics(turbulent, known)
         likelihood = fit.log_likelihood - known.sum(axis=0) * np.log(unit)
         names = StudentChain.__slots__
         return [
             (
                 {name: float(getattr(fit.chain, name)[at]) for name in names}
-                | {"unit": float(unit[at]), "threshold": hidden_markov.SWITCH_PROBABILITY},
+                | {"unit": float(unit[at]), "threshold": self.threshold},
                 common[at] | {"log_likelihood": float(likelihood[at]), "iterations": int(fit.iterations[at])},
             )
             for at in range(len(unit))
