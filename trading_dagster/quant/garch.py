@@ -6,7 +6,9 @@ forecasts, quantiles of losses.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ STARTS = ((0.03, 0.08, 0.92), (0.05, 0.10, 0.85), (0.05, 0.15, 0.40))
 """Values of alpha, gamma and beta tried as the start of the search, which then goes on from the likeliest."""
 
 MAXIMUM_ITERATIONS = 100
-GAIN_TOLERANCE = 1e-7
+GAIN_TOLERANCE = 1e-6
 """The search ends where a step is expected to gain less than this in log likelihood."""
 
 
@@ -113,12 +115,12 @@ def fit_gjr_garch(returns: Floats) -> GjrGarch:
     angles, value = _minimise(likelihood, starts[int(np.argmin(values))])
     mu, omega, alpha, gamma, beta, nu = _parameters(angles)
     return GjrGarch(
-        mu=float(mu * scale),
-        omega=float(omega * scale**2),
-        alpha=float(alpha),
-        gamma=float(gamma),
-        beta=float(beta),
-        nu=float(nu),
+        mu=mu * scale,
+        omega=omega * scale**2,
+        alpha=alpha,
+        gamma=gamma,
+        beta=beta,
+        nu=nu,
         log_likelihood=float(-value - len(returns) * np.log(scale)),
     )
 
@@ -173,6 +175,20 @@ def backcast(deviations: Floats) -> float:
     return float(np.sum(first * weights) / np.sum(weights))
 
 
+class _Terms(NamedTuple):
+    """What the likelihood and its derivatives have in common."""
+
+    error: Floats
+    fall: Floats
+    """Errors below 0, else 0."""
+    lagged: Floats
+    """Square of the error before, and of the fall before; shape (2, T)."""
+    variance: Floats
+    ratio: Floats
+    """``e^2 / ((nu - 2) h)``."""
+    log_sum: float
+
+
 class _Likelihood:
     """Negative log likelihood of standardised returns as a function of the angles, with its gradient."""
 
@@ -186,68 +202,70 @@ class _Likelihood:
         return self._evaluate(angles)[0]
 
     def with_gradient(self, angles: Floats) -> tuple[float, Floats]:
-        """Value, and gradient by the angles."""
+        """Value, and gradient by the angles.
+
+        The derivatives of h are filters of h's inputs, but only their products with the derivative of the likelihood by
+        h are wanted: one filter that runs backward over the latter gives them all.
+        """
         value, parts = self._evaluate(angles)
-        slopes, by_variance, by_mean, by_nu = self._slopes(angles, parts)
-        gradient = np.append(slopes @ by_variance, by_nu)
-        gradient[0] += by_mean
+        _, _, alpha, gamma, beta, nu = _parameters(angles)
+        error, variance = parts.error, parts.variance
+        share = parts.ratio / (1.0 + parts.ratio)
+        by_variance = ((nu + 1.0) * share - 1.0) / (2.0 * variance)
+        carried = lfilter([1.0], [1.0, -beta], by_variance[::-1])[::-1]
+        # error / ((nu - 2) h (1 + ratio)) is share / error, which an error of 0 forbids to write
+        by_mean = (nu + 1.0) / (nu - 2.0) * float(np.sum(error / (variance * (1.0 + parts.ratio))))
+        pull = alpha * error[:-1] + gamma * parts.fall[:-1]
+        count = len(error)
+        gradient = np.array(
+            [
+                by_mean - 2.0 * float(carried[1:] @ pull),
+                float(carried.sum()),
+                float(carried @ parts.lagged[0]),
+                float(carried @ parts.lagged[1]),
+                carried[0] * self.backcast + float(carried[1:] @ variance[:-1]),
+                0.5 * count * float(psi((nu + 1.0) / 2.0) - psi(nu / 2.0) - 1.0 / (nu - 2.0))
+                - 0.5 * parts.log_sum
+                + 0.5 * (nu + 1.0) / (nu - 2.0) * float(share.sum()),
+            ]
+        )
         return value, -(_jacobian(angles).T @ gradient)
 
     def information(self, angles: Floats) -> Floats:
         """Expected information by the angles, which is the curvature that the search begins with."""
-        nu = _parameters(angles)[5]
+        _, _, alpha, gamma, beta, nu = _parameters(angles)
         parts = self._evaluate(angles)[1]
-        slopes, variance = self._slopes(angles, parts)[0], parts[2]
-        relative = slopes / variance
+        inputs = np.zeros((5, len(parts.error)))
+        inputs[0, 1:] = -2.0 * (alpha * parts.error[:-1] + gamma * parts.fall[:-1])
+        inputs[1] = 1.0
+        inputs[2:4] = parts.lagged
+        inputs[4, 0] = self.backcast
+        inputs[4, 1:] = parts.variance[:-1]
+        relative = lfilter([1.0], [1.0, -beta], inputs) / parts.variance
         matrix = np.zeros((6, 6))
         matrix[:5, :5] = nu / (2.0 * (nu + 3.0)) * (relative @ relative.T)
-        matrix[0, 0] += nu * (nu + 1.0) / ((nu - 2.0) * (nu + 3.0)) * np.sum(1.0 / variance)
+        matrix[0, 0] += nu * (nu + 1.0) / ((nu - 2.0) * (nu + 3.0)) * np.sum(1.0 / parts.variance)
         # of the scale that nu has in its own curvature; what is left to learn the search learns
         matrix[5, 5] = len(self.returns) * 2.0 / nu**4
         jacobian = _jacobian(angles)
         return jacobian.T @ matrix @ jacobian
 
-    def _evaluate(self, angles: Floats) -> tuple[float, tuple[Floats, Floats, Floats, Floats, Floats]]:
+    def _evaluate(self, angles: Floats) -> tuple[float, _Terms]:
         mu, omega, alpha, gamma, beta, nu = _parameters(angles)
         error = self.returns - mu
-        squared = np.square(error)
+        fall = np.minimum(error, 0.0)
         lagged = np.empty((2, len(error)))
         lagged[0, 0], lagged[1, 0] = self.backcast, 0.5 * self.backcast
-        lagged[0, 1:] = squared[:-1]
-        np.multiply(squared[:-1], error[:-1] < 0.0, out=lagged[1, 1:])
+        np.square(error[:-1], out=lagged[0, 1:])
+        np.square(fall[:-1], out=lagged[1, 1:])
         shock = omega + alpha * lagged[0] + gamma * lagged[1]
         variance = lfilter([1.0], [1.0, -beta], shock, zi=[beta * self.backcast])[0]
-        ratio = squared / ((nu - 2.0) * variance)
-        logs = np.log1p(ratio)
+        ratio = np.square(error) / ((nu - 2.0) * variance)
+        log_sum = float(np.log1p(ratio).sum())
         count = len(error)
-        constant = gammaln((nu + 1.0) / 2.0) - gammaln(nu / 2.0) - 0.5 * np.log(np.pi * (nu - 2.0))
-        total = count * constant - 0.5 * np.log(variance).sum() - 0.5 * (nu + 1.0) * logs.sum()
-        return -float(total), (error, lagged, variance, ratio, logs)
-
-    def _slopes(
-        self, angles: Floats, parts: tuple[Floats, Floats, Floats, Floats, Floats]
-    ) -> tuple[Floats, Floats, float, float]:
-        """Derivatives of h by mu, omega, alpha, gamma, beta (5, T); of the likelihood by h, mu (direct) and nu."""
-        _, _, alpha, gamma, beta, nu = _parameters(angles)
-        error, lagged, variance, ratio, logs = parts
-        inputs = np.empty((5, len(error)))
-        inputs[0, 0] = 0.0
-        inputs[0, 1:] = -2.0 * error[:-1] * (alpha + gamma * (error[:-1] < 0.0))
-        inputs[1] = 1.0
-        inputs[2:4] = lagged
-        inputs[4, 0] = self.backcast
-        inputs[4, 1:] = variance[:-1]
-        slopes = lfilter([1.0], [1.0, -beta], inputs)
-        share = ratio / (1.0 + ratio)
-        by_variance = ((nu + 1.0) * share - 1.0) / (2.0 * variance)
-        by_mean = float(((nu + 1.0) / (nu - 2.0) * error / (variance * (1.0 + ratio))).sum())
-        count = len(error)
-        by_nu = (
-            count * 0.5 * (psi((nu + 1.0) / 2.0) - psi(nu / 2.0) - 1.0 / (nu - 2.0))
-            - 0.5 * logs.sum()
-            + 0.5 * (nu + 1.0) / (nu - 2.0) * share.sum()
-        )
-        return slopes, by_variance, by_mean, float(by_nu)
+        constant = float(gammaln((nu + 1.0) / 2.0) - gammaln(nu / 2.0)) - 0.5 * math.log(math.pi * (nu - 2.0))
+        total = count * constant - 0.5 * float(np.log(variance).sum()) - 0.5 * (nu + 1.0) * log_sum
+        return -total, _Terms(error, fall, lagged, variance, ratio, log_sum)
 
 
 def _angles(mean_weight: float, alpha: float, gamma: float, beta: float, likelihood: _Likelihood) -> Floats:
@@ -268,14 +286,14 @@ def _angles(mean_weight: float, alpha: float, gamma: float, beta: float, likelih
 
 def _parameters(angles: Floats) -> tuple[float, float, float, float, float, float]:
     """Parameters mu, omega, alpha, gamma, beta, nu of the search's coordinates."""
-    persistence = MAXIMUM_PERSISTENCE * np.sin(angles[2]) ** 2
-    beta = persistence * np.sin(angles[3]) ** 2
-    rest = persistence * np.cos(angles[3]) ** 2
-    alpha = 2.0 * rest * np.sin(angles[4]) ** 2
-    negative = 2.0 * rest * np.cos(angles[4]) ** 2
+    mu, log_omega, *turns = angles.tolist()
+    whole, share, side, heaviness = (math.sin(turn) ** 2 for turn in turns)
+    persistence = MAXIMUM_PERSISTENCE * whole
+    rest = persistence * (1.0 - share)
     low, high = 1.0 / DEGREES_OF_FREEDOM[1], 1.0 / DEGREES_OF_FREEDOM[0]
-    nu = 1.0 / (low + (high - low) * np.sin(angles[5]) ** 2)
-    return angles[0], np.exp(angles[1]), alpha, negative - alpha, beta, nu
+    nu = 1.0 / (low + (high - low) * heaviness)
+    # alpha and alpha + gamma share twice the rest
+    return mu, math.exp(log_omega), 2.0 * rest * side, 2.0 * rest * (1.0 - 2.0 * side), persistence * share, nu
 
 
 def _jacobian(angles: Floats) -> Floats:
