@@ -147,24 +147,25 @@ def adjusted_backward(
     return result
 
 
-def one_month_models(history: PriceHistory, sessions: pd.DatetimeIndex) -> StageModels:
-    """Models fitted on the whole history, that serve every month of the sessions.
+def one_month_models(history: PriceHistory) -> StageModels:
+    """Models of a month after the history, fitted on the whole of it.
 
-    They look ahead of the sessions, on purpose: what is tested with them is what follows from given models.
+    Where they serve sessions of the history they look ahead, on purpose: what is tested with them is what follows from
+    given models.
     """
-    month = pd.Timestamp("1990-01-01")
-    return fit_stage_models(history, month, history.sessions[-1], MARKET, "jump").for_all(sessions)
+    month = pd.Timestamp("2030-01-01")
+    return fit_stage_models(history, month, history.sessions[-1], MARKET, "jump")
 
 
 def volatility_rows(history: PriceHistory, sessions: pd.DatetimeIndex, models: StageModels) -> pd.DataFrame:
-    """Rows of the volatility stage, with the regime that it wants."""
-    states = regime(history, sessions, MARKET, models.regime)
-    return volatility(history, sessions, models.volatility, states)
+    """Rows of the volatility stage, with the regime that it wants, all by the models of one month."""
+    states = regime(history, sessions, MARKET, models.regime_for_all(sessions))
+    return volatility(history, sessions, models.volatility, states, one_model=True)
 
 
 def feature_table(history: PriceHistory, sessions: pd.DatetimeIndex, models: StageModels | None = None) -> pd.DataFrame:
     """Features of the given sessions, with the stages that they are made from."""
-    models = one_month_models(history, sessions) if models is None else models
-    states = regime(history, sessions, MARKET, models.regime)
-    risk = volatility(history, sessions, models.volatility, states)
+    models = one_month_models(history) if models is None else models
+    states = regime(history, sessions, MARKET, models.regime_for_all(sessions))
+    risk = volatility(history, sessions, models.volatility, states, one_model=True)
     return features(history, sessions, phasing(history, sessions), states, risk, MARKET)

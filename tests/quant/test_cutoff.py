@@ -156,7 +156,7 @@ def model(name: str) -> ForecastModel:
 
 def fitted_model(history: PriceHistory) -> ForecastModel:
     """Fit on all that the history holds, the stages' models included."""
-    month, ends = pd.DatetimeIndex(["1990-01-01"]), history.sessions[-1:]
+    month, ends = pd.DatetimeIndex(["2030-01-01"]), history.sessions[-1:]
     models = fit_stage_models(history, month[0], ends[0], MARKET, "jump")
     return fit_forecast_models(history, MARKET, month, ends, models)[0]
 
@@ -342,7 +342,7 @@ def test_labels_use_no_price_after_the_history(name: str) -> None:
     end = MODEL_AT[name]
     sessions = long_history(name).sessions
     known = data(name).known_at(sessions[end])
-    models = fit_stage_models(known, pd.Timestamp("1990-01-01"), sessions[end], MARKET, "jump")
+    models = fit_stage_models(known, pd.Timestamp("2030-01-01"), sessions[end], MARKET, "jump")
     table = training_table(known, MARKET, models)
     assert sessions[end - HORIZON - 5] < table["session"].max() <= sessions[end - HORIZON]
 

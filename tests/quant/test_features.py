@@ -38,7 +38,7 @@ def history() -> PriceHistory:
 
 @pytest.fixture(scope="module")
 def models(history: PriceHistory) -> StageModels:
-    return one_month_models(history, history.sessions)
+    return one_month_models(history)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_row_equals_the_definitions(
         # the point on the unit circle, by complex powers rather than by cosine and sine
         point = complex(0.0, 1.0) ** (4.0 * phase)
         expected |= {f"phase_cosine_{cycle}": point.real, f"phase_sine_{cycle}": point.imag}
-    states = regime(history, alone, MARKET, models.regime)
+    states = regime(history, alone, MARKET, models.regime_for_all(alone))
     for prefix, name in (("", symbol), ("market_", MARKET)):
         state = row_of(states, session, name)
         expected[f"{prefix}trend"] = state["trend"]

@@ -42,7 +42,7 @@ def reverting_closes(symbols: int, sessions: int, seed: int) -> dict[str, np.nda
     return {f"S{column:04d}": values[:, column] for column in range(symbols)}
 
 
-MONTH = pd.Timestamp("2010-01-01")
+MONTH = pd.Timestamp("2030-01-01")
 
 
 def stage_models(history: PriceHistory) -> StageModels:
@@ -58,7 +58,7 @@ def fitted_model(history: PriceHistory, symbols: list[str] | None = None) -> For
 
 
 def predicted(model: ForecastModel, history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFrame:
-    models = stage_models(history.until(model.fitted_to)).for_all(sessions)
+    models = stage_models(history.until(model.fitted_to))
     table, risk = feature_table(history, sessions, models), volatility_rows(history, sessions, models)
     return forecast(model.booster, model.parameters, table, risk, "forecast_model@2010-01-01")
 
@@ -117,7 +117,7 @@ def test_two_fits_give_the_same_bytes(signal: PriceHistory, signal_model: Foreca
 def test_models_of_several_months_equal_those_fitted_one_by_one(signal: PriceHistory) -> None:
     # what a model knows ends at its own session, however much longer the history is that was given
     ends = signal.sessions[[FITTED - 22, FITTED - 1]]
-    months, chosen = pd.DatetimeIndex(["2010-01-01", "2010-02-01"]), signal.symbols[2:]
+    months, chosen = pd.DatetimeIndex(["2030-01-01", "2030-02-01"]), signal.symbols[2:]
     of_months = [fit_stage_models(signal, *each, MARKET, "jump", chosen) for each in zip(months, ends, strict=True)]
     models = StageModels(pd.concat([m.regime for m in of_months]), pd.concat([m.volatility for m in of_months]))
     together = fit_forecast_models(signal, MARKET, months, ends, models, chosen)
@@ -230,7 +230,7 @@ def test_labels_are_the_scaled_moves_that_followed_and_are_cut(signal: PriceHist
     history = closes_history(closes)
     models = stage_models(history)
     table = training_table(history, MARKET, models).set_index(["session", "symbol"])
-    risk = volatility_rows(history, history.sessions, models.for_all(history.sessions))
+    risk = volatility_rows(history, history.sessions, models)
     risk = risk.set_index(["session", "symbol"])["sigma_1d"]
     for at, symbol in ((505, "S0001"), (695, "S0000"), (900, "S0009"), (SESSIONS - 10, "S0003")):
         key = (history.sessions[at], symbol)
@@ -273,7 +273,7 @@ def test_expected_return_is_the_shrunken_sum_of_the_leaves(
     trees = {number: tree.set_index("ID") for number, tree in booster.trees_to_dataframe().groupby("Tree")}
     session = signal.sessions[FITTED + 17]
     alone = pd.DatetimeIndex([session])
-    models = stage_models(signal.until(signal_model.fitted_to)).for_all(alone)
+    models = stage_models(signal.until(signal_model.fitted_to))
     table = feature_table(signal, alone, models).set_index("symbol")
     sigma = volatility_rows(signal, alone, models).set_index("symbol")["sigma_1d"]
     found = signal_rows[signal_rows["session"] == session].set_index("symbol")["expected_return"]
@@ -296,7 +296,7 @@ def test_interval_and_probability_follow_from_the_errors(
     uniform = np.random.default_rng(3).random(300_000) * 200.0
     below = np.floor(uniform).astype(int)
     errors = quantiles[below] + (uniform - below) * (quantiles[below + 1] - quantiles[below])
-    models = stage_models(signal.until(signal_model.fitted_to)).for_all(signal.sessions)
+    models = stage_models(signal.until(signal_model.fitted_to))
     sigma = volatility_rows(signal, signal.sessions, models).set_index(["session", "symbol"])["sigma_1d"]
     for row in signal_rows.iloc[[0, 777, 1500]].itertuples():
         outcomes = row.expected_return + errors * sigma[(row.session, row.symbol)] * 5.0**0.5
@@ -360,6 +360,6 @@ def test_a_model_of_other_features_is_refused(
             noise_model.booster,
             parameters,
             feature_table(noise, last),
-            volatility_rows(noise, last, one_month_models(noise, last)),
+            volatility_rows(noise, last, one_month_models(noise)),
             "forecast_model@2010-01-01",
         )

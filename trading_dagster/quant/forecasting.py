@@ -121,12 +121,10 @@ class StageModels:
         """Keep one month's."""
         return StageModels(*(rows[rows["month"] == month] for rows in (self.regime, self.volatility)))
 
-    def for_all(self, sessions: pd.DatetimeIndex) -> StageModels:
-        """Let one month's parameters serve every month of the sessions."""
+    def regime_for_all(self, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+        """Regime models of one month, as those of every month of the sessions."""
         months = pd.DataFrame({"month": sessions.to_period("M").unique().to_timestamp().as_unit("us")})
-        return StageModels(
-            *(rows.drop(columns="month").merge(months, how="cross") for rows in (self.regime, self.volatility))
-        )
+        return self.regime.drop(columns="month").merge(months, how="cross")
 
 
 def fit_stage_models(
@@ -295,11 +293,10 @@ def training_table(
         Columns session, symbol, `FEATURES`, label; sorted by session and symbol.
     """
     sessions = _sampled(history)
-    models = models.for_all(sessions)
-    states = regime(history, sessions, market_symbol, models.regime)
+    states = regime(history, sessions, market_symbol, models.regime_for_all(sessions))
     history = history if symbols is None else history.select(symbols)
     phases = phasing(history, sessions, PHASE_CYCLES) if phases is None else phases[phases["session"].isin(sessions)]
-    risk = volatility(history, sessions, models.volatility, states)
+    risk = volatility(history, sessions, models.volatility, states, one_model=True)
     table = features(history, sessions, phases, states, risk, market_symbol)
     log_price = np.log(history.total_return)
     ahead = log_price.shift(-HORIZON) - log_price  # the label looks ahead; a row without one is dropped below

@@ -54,7 +54,12 @@ ESTIMATES = (
 
 
 def volatility(
-    history: PriceHistory, sessions: pd.DatetimeIndex, models: pd.DataFrame, regime: pd.DataFrame
+    history: PriceHistory,
+    sessions: pd.DatetimeIndex,
+    models: pd.DataFrame,
+    regime: pd.DataFrame,
+    *,
+    one_model: bool = False,
 ) -> pd.DataFrame:
     """Forecast volatility and loss quantiles as of each session.
 
@@ -67,6 +72,9 @@ def volatility(
         Of `fit_volatility_models`; a session is served by those of its calendar month.
     regime : DataFrame
         Columns session, symbol and prob_turbulent, for each row that is returned.
+    one_model : bool
+        Let the models of a single month, the only one in `models`, serve all sessions: what a later model learns from
+        is computed with its own parameters throughout. The filters then begin with the history.
 
     Returns
     -------
@@ -101,9 +109,15 @@ def volatility(
         (pd.Timestamp(month), symbol): text
         for month, symbol, text in zip(models["month"], models["symbol"], models["parameters"], strict=True)
     }
-    months = _positions_by_month(history.sessions, at, parameters)
+    months = [_all_at_once(history, at, models)] if one_model else _positions_by_month(history.sessions, at, parameters)
     parts = [part for series in bar_series(history) for part in _symbol_parts(series, months, parameters)]
     return _with_stops(_rows(parts, history), history, regime)
+
+
+def _all_at_once(history: PriceHistory, at: Positions, models: pd.DataFrame) -> tuple[pd.Timestamp, int, Positions]:
+    """All positions as one month, which comes after the history and is warmed up by all of it."""
+    (month,) = models["month"].unique()
+    return pd.Timestamp(month), len(history.sessions), at
 
 
 def _positions_by_month(
@@ -131,7 +145,7 @@ def _symbol_parts(
             continue
         wanted, bar = wanted[has_row], bar[has_row]
         begin = int(np.searchsorted(series.at, first))
-        start = max(begin - WARM_UP, 0)
+        start = max(begin - WARM_UP, 0) if wanted[0] >= first else 0
         window = series.window(start, int(bar[-1]) + 1)
         own = parameters.get((month, series.symbol))
         model = _model(own or parameters[month, POOLED], window, begin - start, pooled=own is None)
