@@ -358,3 +358,25 @@ def test_row_without_a_regime_is_refused(history: PriceHistory, fitted: tuple[pd
     states = calm(sessions, ["ALFA", "BRAVO", "LATE", "ZULU"])
     with pytest.raises(ValueError, match="GAP has no prob_turbulent at"):
         volatility(history, sessions, fitted[0], states)
+
+
+def test_sessions_before_the_500th_bar_have_no_rows_but_all_columns(
+    history: PriceHistory, fitted: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    models, rows = fitted
+    session = rows["session"].iloc[0]
+    young = history.select(["LATE"])
+    none = volatility(young, pd.DatetimeIndex([session]), models, calm(history.sessions, ["LATE"]))
+    assert len(none) == 0
+    assert list(none) == list(rows)
+
+
+def test_pool_of_ranges_serves_a_young_symbol_of_closes(history: PriceHistory) -> None:
+    bars = synthetic_bars(COUNT, no_actions())
+    bars.loc[bars["symbol"] == "LATE", ["open", "high", "low"]] = np.nan
+    rows = both(price_history(bars, no_actions()), 648)[1]
+    late = rows[rows["symbol"] == "LATE"]
+    assert late["fitted"].iloc[0] == "pooled"
+    assert finite(late)
+    pooled, own = late[late["fitted"] == "pooled"], late[late["fitted"] == "own"].iloc[:60]
+    assert pooled["sigma_har"].median() == pytest.approx(own["sigma_har"].median(), rel=0.5)
