@@ -245,6 +245,14 @@ def test_listing_comes_late() -> None:
     assert before.drop(columns=["session", "symbol", "cycle", "fld_cross", "vtl_break"]).isna().all(axis=None)
 
 
+def test_nothing_asked_is_an_empty_table() -> None:
+    history = closes_history(random_walks(2, 150, seed=1))
+    some = phasing(history, history.sessions[-1:])
+    for rows in (phasing(history, weekdays(1, "1990-01-01")), phasing(history.select([]), history.sessions)):
+        assert rows.empty
+        pd.testing.assert_series_equal(rows.dtypes, some.dtypes)
+
+
 def test_cycles_must_ascend() -> None:
     history = closes_history(random_walks(1, 10, seed=1))
     with pytest.raises(ValueError, match=r"cycles \(40, 20\) do not ascend"):
@@ -397,12 +405,12 @@ def test_future_line_equals_a_loop_over_bars(cycle: int, symbol: str) -> None:
     rows = phasing(history, sessions, cycles=(cycle,))
     rows = rows[rows["symbol"] == symbol].reset_index(drop=True)
     crosses = 0
-    for at in range(90, 220):
+    for at in range(90, 220, 2):
         line, cross, target = future_line_by_hand(history, actions, symbol, cycle, at)
         found = rows.loc[at, ["fld", "fld_cross", "fld_target"]].astype("float64")
         np.testing.assert_allclose(found, [line, cross, target], rtol=1e-10, err_msg=f"bar {at}")
         crosses += abs(cross)
-    assert crosses >= 4
+    assert crosses >= 2
 
 
 def test_target_of_a_known_cross() -> None:

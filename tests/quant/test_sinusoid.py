@@ -153,7 +153,7 @@ def test_row_without_movement_has_no_sinusoid() -> None:
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="shorter than the longest period, 28; use a longer window"):
         band(20, 14.0, 28.0, 0, 0.0)
-    with pytest.raises(ValueError, match="shortest period of 3 bars is below 4; use a longer one"):
-        band(100, 3.0, 28.0, 0, 0.0)
+    with pytest.raises(ValueError, match=r"shortest period of 2\.5 bars is below 3; use a longer one"):
+        band(100, 2.5, 28.0, 0, 0.0)
     with pytest.raises(ValueError, match="257 rows at once; at most 256, split them"):
         best_sinusoids(noise(BLOCK + 1, seed=1), band(*LEVELS))

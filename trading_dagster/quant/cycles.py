@@ -147,8 +147,8 @@ def _rows(parts: list[Columns], history: PriceHistory, at: NDArray[np.intp], cyc
     }
     for name in parts[0]:
         rows[name] = np.stack([part[name] for part in parts], axis=2).reshape(-1)
-    # columns without a single text would be of no text type
-    return pd.DataFrame(rows).astype({"symbol": "str", "noise": "str"})
+    # a table without rows, or a column without a text, would be of no certain type
+    return pd.DataFrame(rows).astype({"symbol": "str", "noise": "str", "fld_cross": "int8", "vtl_break": "int8"})
 
 
 # -- the fit ------------------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ this spacing is some millionths of a bin."""
 MARGIN = 2
 """Frequencies tried beyond each end of the band, so that the quartic has its five points at the ends, too."""
 
-SLOW = 2.0
+SLOW = 1.5
 """The noise level is that of the frequencies from 0 to so many times the band's highest. Returns are not white over
-all frequencies (their short-run autocorrelation is negative); over these they nearly are."""
+all frequencies (their short-run autocorrelation is negative, which would make the test timid); over these they nearly
+are. Fewer would cost power: they are the degrees of freedom of the noise."""
 
 NEGLIGIBLE = 1e-4
 """Singular values below this part of the largest are left out of the basis of slow components."""

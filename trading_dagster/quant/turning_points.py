@@ -128,8 +128,8 @@ def provisional_position(troughs: Troughs, peaks: Troughs, at: Integers) -> Inte
     When a turning point is confirmed, the search begins anew with the `reach` bars after it; from there on it is
     a running minimum.
     """
-    if not len(at):
-        return np.empty((0, troughs.values.shape[1]), dtype=np.int64)
+    if not len(at) or not troughs.values.shape[1]:
+        return np.empty((len(at), troughs.values.shape[1]), dtype=np.int64)
     reach = troughs.reach
     # what the earliest session wanted depends on reaches back to the bar after the column's last turning point
     since = np.maximum(latest_position(troughs, at[:1]), latest_position(peaks, at[:1])) + 1
