@@ -46,7 +46,7 @@ MODEL_AT = {"synthetic": 1380, "sample": 1490}
 ANALYSED_FROM = 1250
 """Position of the first session of a backfill; before it, the windows of the longest cycles are not complete."""
 
-REGIME_MODELS = {"synthetic": "jump", "sample": "hmm"}
+REGIME_MODELS = {"synthetic": "hmm", "sample": "jump"}
 
 ORDER_OF_ADDITION = 1e-9
 """Relative tolerance where numbers may be added in another order when there are more rows: the solver of the
@@ -110,6 +110,9 @@ COLUMNS: dict[str, dict[str, float]] = {
 """Every column of every stage, with the relative tolerance that its comparison needs; 0 is to the last bit."""
 
 KEYS = {"phasing": ["session", "symbol", "cycle"], "harmonics": ["session", "symbol", "rank"]}
+UNVARIED = {"harmonics": {"period", "power"}}
+"""Noise has no significant peak; test_harmonics cuts a series that has one."""
+
 HELD = {"ALFA": 0.05, "ZULU": 0.12, "KO": 0.05, "GE": 0.12, "SOLD": 0.03}
 """Weights held before the decision; a symbol that is no longer followed is among them."""
 
@@ -297,7 +300,7 @@ def test_the_data_can_show_a_leak() -> None:
     for table, columns in COLUMNS.items():
         rows = backfilled("synthetic")[table]
         rows = rows[rows["session"].isin(data("synthetic").cuts)]
-        for column in set(columns) - {"horizon", "model", "method", "fitted", "noise"}:
+        for column in set(columns) - {"horizon", "model", "method", "fitted", "noise"} - UNVARIED.get(table, set()):
             assert rows[column].nunique() > 1, f"{table}.{column}"
     after_cut = (
         data("synthetic")
