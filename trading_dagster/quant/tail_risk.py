@@ -53,8 +53,9 @@ def residual_tail(residuals: Floats) -> ResidualTail:
     -----
     Historical simulation filtered by a volatility model [1]_: what repeats is the shape of the residuals, not their
     size. A quantile p is interpolated at rank ``p (n + 1)`` [3]_: the next of n + 1 exchangeable losses is beyond it
-    with probability 1 - p exactly, while ranks of ``1 + p (n - 1)`` are exceeded too often. The shortfall is the integral of the empirical quantiles beyond 97.5 % by its length [2]_, so that the
-    observation on the border counts by its share.
+    with probability 1 - p exactly, while ranks of ``1 + p (n - 1)`` are exceeded too often. The shortfall is the
+    integral of the empirical quantiles beyond 97.5 % by its length [2]_, so that the observation on the border
+    counts by its share.
 
     References
     ----------
