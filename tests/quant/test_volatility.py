@@ -380,3 +380,14 @@ def test_pool_of_ranges_serves_a_young_symbol_of_closes(history: PriceHistory) -
     assert finite(late)
     pooled, own = late[late["fitted"] == "pooled"], late[late["fitted"] == "own"].iloc[:60]
     assert pooled["sigma_har"].median() == pytest.approx(own["sigma_har"].median(), rel=0.5)
+
+
+@pytest.mark.parametrize(("bars", "own"), [(500, True), (499, False)])
+def test_symbol_is_fitted_from_500_bars_on(bars: int, own: bool) -> None:
+    closes = random_walks(2, 600, seed=9)
+    sessions = weekdays(600)
+    month = sessions[-1].to_period("M").to_timestamp()
+    last = int(sessions.searchsorted(month)) - 1
+    closes["S0000"][: last + 1 - bars] = np.nan
+    models = fit_volatility_models(closes_history(closes), pd.DatetimeIndex([month]), sessions[[last]])
+    assert ("S0000" in set(models["symbol"])) is own
