@@ -115,7 +115,7 @@ def test_states_are_nearly_as_good_as_those_of_the_filter_that_knows_the_truth(d
 
 
 def test_fit_finds_the_parameters() -> None:
-    returns, _ = simulate(STUDENT, 5000, 6, seed=5)
+    returns, _ = simulate(STUDENT, 4000, 6, seed=5)
     unit = np.abs(returns).mean(axis=0)
     fit = fit_student_chain(returns / unit, everywhere(returns)).chain
     assert np.mean(fit.calm_scale * unit) == pytest.approx(STUDENT.calm, rel=0.05)
@@ -126,13 +126,13 @@ def test_fit_finds_the_parameters() -> None:
 
 
 def test_a_series_alone_has_the_same_bits_as_among_others() -> None:
-    returns, _ = simulate(STUDENT, 600, 5, seed=6)
+    returns, _ = simulate(STUDENT, 500, 4, seed=6)
     moves = returns / np.abs(returns).mean(axis=0)
     known = everywhere(moves)
     known[:250, 2] = False
     moves[:250, 2] = 0.0
     together = fit_student_chain(moves, known)
-    for at in range(5):
+    for at in range(4):
         alone = fit_student_chain(np.ascontiguousarray(moves[:, [at]]), known[:, [at]])
         assert alone.log_likelihood[0] == together.log_likelihood[at]
         for name in StudentChain.__slots__:
@@ -140,10 +140,10 @@ def test_a_series_alone_has_the_same_bits_as_among_others() -> None:
 
 
 def test_sessions_before_a_series_begins_do_not_count() -> None:
-    returns, _ = simulate(GAUSSIAN, 600, 1, seed=7)
+    returns, _ = simulate(GAUSSIAN, 400, 1, seed=7)
     moves = returns / np.abs(returns).mean()
     padded = np.concatenate([np.zeros((200, 1)), moves])
-    known = np.arange(800)[:, None] >= 200
+    known = np.arange(600)[:, None] >= 200
     late, early = fit_student_chain(padded, known), fit_student_chain(moves, everywhere(moves))
     assert late.log_likelihood[0] == pytest.approx(early.log_likelihood[0], rel=1e-10)
     assert late.chain.leave_calm[0] == pytest.approx(early.chain.leave_calm[0], rel=1e-6)

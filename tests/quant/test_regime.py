@@ -248,7 +248,7 @@ def test_a_symbol_listed_later_leaves_the_markets_past_bit_for_bit() -> None:
     assert without.iloc[-1] != along.iloc[-1]
 
 
-@pytest.mark.parametrize("at", [250, 699])
+@pytest.mark.parametrize("at", [250, 420])
 def test_market_holds_all_symbols_in_equal_weight(history: PriceHistory, at: int) -> None:
     path = market_by_hand(history.until(history.sessions[at]))
     found = values_with_market(history, MARKET)[MARKET].iloc[1 : at + 1]
@@ -394,7 +394,7 @@ def test_memory_is_bounded_by_chunks_that_change_nothing(
     rows: dict[str, pd.DataFrame],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(regime_module, "FIT_COLUMNS", 13)
+    monkeypatch.setattr(regime_module, "FIT_COLUMNS", 31)
     monkeypatch.setattr(regime_module, "FILTER_COLUMNS", 7)
     months, fitted_to = months_from(history, 300)
     pd.testing.assert_frame_equal(

@@ -34,7 +34,7 @@ WARM_UP = 504
 """Sessions before a month that its filter starts at."""
 
 LONGEST_MONTH = 23
-FIT_COLUMNS, FILTER_COLUMNS = 512, 4096
+FIT_COLUMNS, FILTER_COLUMNS = 384, 4096
 """Series worked on at once, which bounds the memory."""
 
 Floats = NDArray[np.float64]
