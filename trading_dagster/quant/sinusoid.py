@@ -31,7 +31,10 @@ NEGLIGIBLE = 1e-4
 """Singular values below this part of the largest are left out of the basis of slow components."""
 
 BLOCK = 256
-"""Rows of one matrix product; a multiple of every BLAS kernel's own block."""
+"""Rows fitted at once. Always as many, so that the bits of one row do not depend on how many others there are."""
+
+UNSHARED = 262_144
+"""Multiplications in a product up to which OpenBLAS keeps to one thread."""
 
 NEWTON_STEPS = 4
 
@@ -271,12 +274,12 @@ def best_sinusoids(rows: Floats, scan: Band) -> Sinusoids:
     """
     peaks = _highest_peaks(rows, scan)
     count, grid = len(rows), len(scan.frequency)
-    coefficients = peaks.inner @ scan.coefficients
+    coefficients = _product(peaks.inner, scan.coefficients)
     row = np.arange(BLOCK)[:, None]
     cosine = (coefficients[row, peaks.points] * peaks.weights).sum(axis=1)
     sine = (coefficients[row, peaks.points + grid] * peaks.weights).sum(axis=1)
     total = np.einsum("ij,ij->i", peaks.whole, peaks.whole)
-    around = total - np.square(peaks.whole @ scan.trend).sum(axis=1)
+    around = total - np.square(_product(peaks.whole, scan.trend)).sum(axis=1)
     # what a sinusoid without noise leaves is rounding
     noise = np.maximum(around - peaks.explained, 1e-15 * total) / scan.freedom
     found = {
@@ -314,9 +317,9 @@ def _highest_peaks(rows: Floats, scan: Band) -> _Peaks:
         raise ValueError(f"{len(rows)} rows at once; at most {BLOCK}, split them")
     whole = np.zeros((BLOCK, rows.shape[1]))
     whole[: len(rows)] = rows
-    inner = whole @ scan.basis
+    inner = _product(whole, scan.basis)
     grid = len(scan.frequency)
-    squares = np.square(inner @ scan.whitened)
+    squares = np.square(_product(inner, scan.whitened))
     explained = squares[:, :grid] + squares[:, grid:]
     nearest = explained[:, MARGIN:-MARGIN].argmax(axis=1) + MARGIN
     points = nearest[:, None] + np.arange(-2, 3)
@@ -324,6 +327,18 @@ def _highest_peaks(rows: Floats, scan: Band) -> _Peaks:
     offset = _top(power, lowest=nearest == MARGIN, highest=nearest == grid - 1 - MARGIN)
     weights = _lagrange(offset)
     return _Peaks(whole, inner, nearest, points, offset, weights, (power * weights).sum(axis=1))
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """``rows @ matrix`` in products of one shape that is small enough for one thread of BLAS.
+
+    Of larger ones it would give each thread a part, which on products of this size costs more than it saves, and
+    many times as much where the cores are busy.
+    """
+    together = BLOCK
+    while together > 1 and together * matrix.size > UNSHARED:
+        together //= 2
+    return (rows.reshape(-1, together, rows.shape[1]) @ matrix).reshape(len(rows), -1)
 
 
 def _p_values(peaks: _Peaks, scan: Band) -> Floats:
