@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from trading_dagster.quant.sinusoid import BLOCK, band, best_sinusoids, false_alarm_probability, scan_p_values
+from trading_dagster.quant.frequency_band import band, false_alarm_probability
+from trading_dagster.quant.sinusoid import BLOCK, best_sinusoids, scan_p_values
 
 Floats = NDArray[np.float64]
 LENGTH = 128
@@ -112,7 +113,7 @@ def test_chance_is_a_probability_that_falls_with_the_share() -> None:
 
 @pytest.mark.parametrize(("degree", "loss"), [(0, 0.006), (1, 0.05)])
 def test_breadth_of_a_long_row_is_bandwidth_by_effective_length(degree: int, loss: float) -> None:
-    # Baluev's eq. 12: T_eff = sqrt(4 pi var(t)), and var(t) = n^2 / 12; mean and trend take a little away
+    # Baluev's effective length: T_eff = sqrt(4 pi var(t)), and var(t) = n^2 / 12; mean and trend take a little away
     length = 1024
     expected = (1.0 / 20.0 - 1.0 / 40.0) * length * np.sqrt(np.pi / 3.0)
     found = band(length, 20.0, 40.0, degree, 0.0).breadth

@@ -14,8 +14,9 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from trading_dagster.quant.frequency_band import Band, band
 from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.sinusoid import BLOCK, Band, Sinusoids, band, best_sinusoids, scan_p_values
+from trading_dagster.quant.sinusoid import BLOCK, Sinusoids, best_sinusoids, scan_p_values
 from trading_dagster.quant.standardised_returns import standardised_returns
 from trading_dagster.quant.turning_points import (
     Troughs,
