@@ -289,8 +289,10 @@ def test_bytes_text_and_integers_come_back_as_they_went(artifact, text, count):
 
 
 def test_small_integers_stay_small(tables):
-    row = {"session": FIRST, "symbol": "AAA", "cycle": 80, "fld_cross": -1}
+    row = {"session": FIRST, "symbol": "AAA", "cycle": 80, "fld_cross": -1, "vtl_break": 0, "noise": "white"}
+    row |= dict.fromkeys(("trough_provisional", "trough_confirmed", "peak_provisional", "peak_confirmed"), FIRST)
     numbers = ["period", "phase", "amplitude", "snr_db", "p_value", "fld", "fld_target", "next_trough_bars"]
+    numbers += ["next_trough_lower", "next_trough_upper", "trough_spacing", "smaller_troughs", "vtl"]
     tables.replace("phasing", pd.DataFrame([row | dict.fromkeys(numbers, 0.5)]), FIRST, FIRST)
     frame = tables.read("phasing")
     assert (frame["cycle"].dtype, frame["fld_cross"].dtype) == ("int16", "int8")

@@ -194,10 +194,12 @@ def harmonics_picture(rows: pd.DataFrame) -> Picture:
         axes = figure.subplots()
         newest = rows[rows["session"] == rows["session"].max()]
         peaks = newest[newest["rank"] > 0]
-        axes.scatter(peaks["symbol"], peaks["period"], s=10 + 20 * -np.log10(peaks["p_value"].clip(1e-9)), color=RED)
         if peaks.empty:
-            axes.text(0.5, 0.5, f"no significant peak in any of {newest['symbol'].nunique()} symbols", ha="center")
+            told = f"no significant peak in any of {newest['symbol'].nunique()} symbols"
+            axes.text(0.5, 0.5, told, ha="center", transform=axes.transAxes)
             axes.set_axis_off()
+            return
+        axes.scatter(peaks["symbol"], peaks["period"], s=10 + 20 * -np.log10(peaks["p_value"].clip(1e-9)), color=RED)
         axes.tick_params(axis="x", rotation=90)
         _plain(axes, "periods of significant peaks, bars; larger: more significant")
 
