@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trading_dagster.quant.frequency_band import Band, band
+from trading_dagster.quant.one_thread import on_one_thread
 from trading_dagster.quant.prices import PriceHistory
 from trading_dagster.quant.sinusoid import BLOCK, Sinusoids, best_sinusoids, scan_p_values
 from trading_dagster.quant.standardised_returns import standardised_returns
@@ -48,6 +49,7 @@ Columns = dict[str, NDArray[Any]]
 FITTED = ("period", "phase", "amplitude", "snr_db", "p_value", "next_trough_bars", "next_trough_half_width", "noise")
 
 
+@on_one_thread
 def phasing(
     history: PriceHistory,
     sessions: pd.DatetimeIndex,

@@ -15,6 +15,7 @@ import pandas as pd
 
 from trading_dagster.quant.bar_series import BarSeries, bar_series
 from trading_dagster.quant.har import Estimator
+from trading_dagster.quant.one_thread import on_one_thread
 from trading_dagster.quant.prices import PriceHistory
 from trading_dagster.quant.variance_combination import SymbolModel, fit_symbol, pool
 
@@ -36,6 +37,7 @@ POOL_OF_CLOSES = 5
 """Symbols that are fitted on closes for the pool's sake where all have ranges."""
 
 
+@on_one_thread
 def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitted_to: pd.DatetimeIndex) -> pd.DataFrame:
     """Fit every symbol for every month, and the pool.
 
