@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from unittest.mock import patch
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.quant.histories import closes_history
 from trading_dagster.quant.hidden_markov import filtered_probability, fit_student_chain, with_hysteresis
 from trading_dagster.quant.jump_model import JUMP_PENALTY, feature_scale, fit_jump_model, value_differences
 from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.regime import FIT_WINDOW, MODELS, fit_regime_models, regime
+from trading_dagster.quant.regime import MODELS, fit_regime_models, regime
 from trading_dagster.quant.regime_features import downside_features, simple_returns
 from trading_dagster.quant.regime_models import REGIME_MODELS, StatisticalJump
 
@@ -36,6 +37,13 @@ COST = 0.001
 RESAMPLES = 2000
 BLOCK = 126
 PENALTIES = (25.0, 35.0, 70.0, 100.0)
+WINDOWS = (1000, 2000, 8400)
+"""Sessions of the fit beside the 3,000 in use; the last is all that there is."""
+
+DESIGN_WINDOW = 2000
+"""Sessions that simulated chains are fitted on, and that the first model of the S&P 500 has."""
+
+RELIABILITY = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -84,8 +92,8 @@ def _error(figure: Callable[[NDArray[np.intp]], float]) -> str:
 
 def _chains(what: str, design: Design) -> Iterator[Mark]:
     """Fit on 2,000 sessions, judge the states of the next 2,000, as they would have been told on each day."""
-    returns, truth = simulate(design, 2 * FIT_WINDOW, SERIES, SEED)
-    later = slice(FIT_WINDOW, None)
+    returns, truth = simulate(design, 2 * DESIGN_WINDOW, SERIES, SEED)
+    later = slice(DESIGN_WINDOW, None)
     oracle = _counts((oracle_probability(design, returns) > 0.5)[later], truth[later])
     whole = _counts(truth[later], truth[later])
     everyone = np.arange(SERIES)
@@ -112,7 +120,7 @@ def _chains(what: str, design: Design) -> Iterator[Mark]:
             "0.7 to 1.3" if marked else "",
             _error(switches),
             bool(0.7 <= switches(everyone) <= 1.3) if marked else None,
-            f"true {252.0 * whole.switches.mean() / FIT_WINDOW:.2f} a year",
+            f"true {252.0 * whole.switches.mean() / DESIGN_WINDOW:.2f} a year",
         )
 
 
@@ -129,16 +137,16 @@ def _with_first(returns: Floats) -> Floats:
 
 
 def _markov(returns: Floats) -> Bools:
-    moves = returns / np.abs(returns[:FIT_WINDOW]).mean(axis=0)
+    moves = returns / np.abs(returns[:DESIGN_WINDOW]).mean(axis=0)
     known = np.ones(moves.shape, dtype=bool)
-    fit = fit_student_chain(np.ascontiguousarray(moves[:FIT_WINDOW]), known[:FIT_WINDOW])
+    fit = fit_student_chain(np.ascontiguousarray(moves[:DESIGN_WINDOW]), known[:DESIGN_WINDOW])
     return with_hysteresis(filtered_probability(moves, known, fit.chain))
 
 
 def _jump(features: Floats) -> Bools:
-    window = np.ascontiguousarray(features[:, :FIT_WINDOW])
+    window = np.ascontiguousarray(features[:, :DESIGN_WINDOW])
     scale, known = feature_scale(window), np.isfinite(features[0])
-    fit = fit_jump_model(scale.apply(window), known[:FIT_WINDOW])
+    fit = fit_jump_model(scale.apply(window), known[:DESIGN_WINDOW])
     return value_differences(scale.apply(features), known, fit.centres) < 0.0
 
 
@@ -157,8 +165,8 @@ def _deviations(returns: Floats) -> Floats:
 def _package() -> Iterator[Mark]:
     """Same windows of the S&P 500, same scaled features, the package's ten random starts."""
     returns = simple_returns(load_sp500_index())
-    ends = np.arange(FIT_WINDOW + 100, len(returns), 105)
-    rows = ends - FIT_WINDOW + np.arange(FIT_WINDOW)[:, None]
+    ends = np.arange(DESIGN_WINDOW + 100, len(returns), 105)
+    rows = ends - DESIGN_WINDOW + np.arange(DESIGN_WINDOW)[:, None]
     features = np.ascontiguousarray(downside_features(returns)[:, rows, 0])
     scaled, known = feature_scale(features).apply(features), np.isfinite(features[0])
     begun = time.perf_counter()
@@ -201,6 +209,7 @@ def _strategies() -> Iterator[Mark]:
     prices = load_sp500_index()["SP500"]
     history = closes_history({"SPX": prices.to_numpy()}, pd.DatetimeIndex(prices.index).as_unit("us"))
     returns = prices.pct_change().to_numpy()
+    yield _reliability(history)
     begin = int(history.sessions.searchsorted(OUT_OF_SAMPLE))
     holdings = {
         "buy and hold": np.ones(len(prices)),
@@ -211,6 +220,9 @@ def _strategies() -> Iterator[Mark]:
     for penalty in PENALTIES:
         with patch.dict(REGIME_MODELS, {"jump": StatisticalJump(penalty)}):
             holdings[f"jump model, penalty {penalty:.0f}"] = _calm(history, "jump")
+    for window in WINDOWS:
+        with patch("trading_dagster.quant.regime.FIT_WINDOW", window):
+            holdings[f"jump model, fitted on {window} sessions"] = _calm(history, "jump")
     held = {name: _delayed(weights)[begin:] for name, weights in holdings.items()}
     earned = pd.DataFrame({name: _earned(weights, returns[begin:]) for name, weights in held.items()})
     interval = _intervals(earned)
@@ -239,12 +251,39 @@ def _strategies() -> Iterator[Mark]:
         )
 
 
-def _calm(history: PriceHistory, model: str) -> Floats:
-    """1 where the S&P 500 was told to be calm at the close, 1 before the first model."""
-    months, fitted_to = _months(history, FIT_WINDOW - 10)
+def _rows(history: PriceHistory, model: str) -> pd.DataFrame:
+    """Rows of the S&P 500 from the first model on."""
+    months, fitted_to = _months(history, DESIGN_WINDOW - 10)
     models = fit_regime_models(history, months, fitted_to, MARKET, model)
     rows = regime(history, history.sessions[history.sessions >= months[0]], MARKET, models)
-    rows = rows[rows["symbol"] == "SPX"].set_index("session")
+    return rows[rows["symbol"] == "SPX"].set_index("session")
+
+
+def _reliability(history: PriceHistory) -> Mark:
+    """Of the jump model's probabilities, how often hindsight agreed: one fit to all sessions, which looks ahead."""
+    rows = _rows(history, "jump")
+    features = np.ascontiguousarray(downside_features(simple_returns(history.total_return[["SPX"]])))
+    scale, known = feature_scale(features), np.isfinite(features[0])
+    truth = fit_jump_model(scale.apply(features), known).states[-len(rows) :, 0]
+    told = rows["prob_turbulent"].to_numpy()
+    number = np.digitize(told, RELIABILITY[1:-1])
+    found = [
+        f"told {low:.1f} to {high:.1f} ({(number == at).sum()} sessions): {truth[number == at].mean():.2f}"
+        for at, (low, high) in enumerate(pairwise(RELIABILITY))
+    ]
+    brier, flat = np.mean((told - truth) ** 2), np.mean((truth.mean() - truth) ** 2)
+    return Mark(
+        "S&P 500: share of sessions that hindsight calls turbulent, by the jump model's probability",
+        "",
+        "; ".join(found) + f"; Brier score {brier:.3f}",
+        None,
+        f"always the mean: {flat:.3f}",
+    )
+
+
+def _calm(history: PriceHistory, model: str) -> Floats:
+    """1 where the S&P 500 was told to be calm at the close, 1 before the first model."""
+    rows = _rows(history, model)
     return (rows["regime"] == "calm").astype(float).reindex(history.sessions, fill_value=1.0).to_numpy()
 
 

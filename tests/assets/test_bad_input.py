@@ -215,6 +215,7 @@ def test_no_order_comes_of_a_bad_file(tmp_path: Path, closes: pd.DataFrame, spoi
 @pytest.mark.e2e
 def test_a_run_in_mode_exclude_goes_on_without_the_symbol(tmp_path: Path, sample_closes: pd.DataFrame) -> None:
     made, _ = spoiled(tmp_path, sample_closes, negative_price, policy="exclude")
+    assert made.train_stages("2022-12-01", "2022-11-30").failures == {}
     assert made.run(SESSION, assets=["bars", "corporate_actions", "regime", "volatility"]).failures == {}
     assert set(made.tables.read("volatility")["symbol"]) == {"JNJ"}
 

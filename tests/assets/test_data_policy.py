@@ -223,7 +223,10 @@ def test_a_symbol_may_join_a_session_that_was_run_without_it(tmp_path: Path) -> 
     fetched = ["bars", "corporate_actions"]
     assert make_installation(tmp_path, universe=("AAPL", "AMD")).run("2022-12-28", assets=fetched).success
     later = make_installation(tmp_path, universe=("AAPL", "AMD", "BAC"))
-    outcome = later.run("2022-12-28", assets=[*fetched, "regime"])
+    joined = later.run("2022-12-28", assets=fetched)
+    assert joined.success, joined.failures
+    assert later.run("2022-12-01", job="training", assets=["regime_model"]).failures == {}
+    outcome = later.run("2022-12-28", assets=["regime"])
     assert outcome.success, outcome.failures
     assert set(later.tables.read("regime", first=pd.Timestamp("2022-12-28"))["symbol"]) == {
         "AAPL",

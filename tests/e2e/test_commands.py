@@ -121,7 +121,7 @@ def test_the_ui_shows_the_graph_and_runs_a_backfill(data: Path, ui: str) -> None
         "{metadataEntries{label ... on MarkdownMetadataEntry{mdStr}}}}}",
     )["assetNodes"]
     by_name = {node["assetKey"]["path"][0]: node for node in nodes}
-    assert len(by_name) == 10
+    assert len(by_name) == 14
     assert all(node["hasAssetChecks"] and node["description"] for node in nodes)
     entries = {e["label"]: e for e in by_name["phasing"]["assetMaterializations"][0]["metadataEntries"]}
     assert entries["picture"]["mdStr"].startswith("![picture](data:image/png;base64,")

@@ -198,15 +198,15 @@ def test_bars_without_an_answer_on_their_actions_are_not_stored(tmp_path: Path) 
 
 def test_a_symbol_without_an_answer_on_its_actions_is_left_out_in_mode_exclude(tmp_path: Path) -> None:
     """The bars came, with their own request for actions; the stage that stores the actions was refused."""
-    with vendor("yahoo", short_listings("PLAIN", "SEVEN", first="2016-01-04")) as server:
+    with vendor("yahoo", short_listings("PLAIN", "SEVEN", first="2012-11-01")) as server:
         made = installed(tmp_path, server, policy="exclude")
         server.faults.add(server_error(), symbol="SEVEN", skip=2, always=True)
-        outcome = made.fetch(D0, assets=("bars", "corporate_actions", "volatility"))
+        outcome = made.fetch(D0, assets=("bars", "corporate_actions", "phasing"))
         assert outcome.failures == {}
         assert not check_of(outcome, "answered", "corporate_actions").passed
         assert set(made.tables.read("corporate_actions")["symbol"]) <= {"PLAIN"}
         # without its splits and dividends its prices mean nothing
-        assert set(made.tables.read("volatility")["symbol"]) == {"PLAIN"}
+        assert set(made.tables.read("phasing")["symbol"]) == {"PLAIN"}
 
 
 # -- odd but legal answers ---------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from jumpmodels.jump import JumpModel
 from numpy.typing import NDArray
 
-from trading_dagster.quant.jump_model import feature_scale, fit_jump_model, value_differences
+from trading_dagster.quant.jump_model import calibrated_slope, feature_scale, fit_jump_model, value_differences
 
 Floats = NDArray[np.float64]
 PENALTY = 20.0
@@ -150,3 +151,22 @@ def test_the_penalty_orders_the_number_of_switches() -> None:
     ]
     # nine borders of blocks in each of five series
     assert switches[0] > switches[1] > switches[2] == 45
+
+
+def test_slope_is_that_of_a_logistic_regression() -> None:
+    random = np.random.default_rng(4)
+    difference = random.normal(0.0, 30.0, (800, 3))
+    turbulent = random.random((800, 3)) < 1.0 / (1.0 + np.exp(np.array([0.02, 0.05, 0.3]) * difference))
+    known = np.ones((800, 3), dtype=bool)
+    known[:300, 1] = False
+    found = calibrated_slope(difference, turbulent, known)
+    for series in range(3):
+        seen = known[:, series]
+        oracle = sm.Logit(turbulent[seen, series].astype(float), -difference[seen, series]).fit(disp=0)
+        assert found[series] == pytest.approx(oracle.params[0], rel=1e-6)
+
+
+def test_slope_is_at_most_that_of_the_values_themselves() -> None:
+    # online and hindsight agree everywhere: the likelihood grows for ever with the slope
+    difference = np.linspace(-50.0, 50.0, 400)[:, None]
+    assert calibrated_slope(difference, difference < 0.0, np.ones((400, 1), dtype=bool)) == 1.0

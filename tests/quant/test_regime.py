@@ -144,7 +144,9 @@ def test_jump_row_equals_the_package_on_the_stored_parameters(
         penalty = float(parameters["penalty"])
         loss = ((x - parameters["centres"]) ** 2).sum(axis=1) / 2.0
         value = loss + np.array([min(value[0], value[1] + penalty), min(value[1], value[0] + penalty)])
-    assert row["prob_turbulent"] == pytest.approx(1.0 / (1.0 + math.exp(value[1] - value[0])), rel=1e-6)
+    assert row["prob_turbulent"] == pytest.approx(
+        1.0 / (1.0 + math.exp(parameters["slope"] * (value[1] - value[0]))), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("symbol", ["BRAVO", "LATE", MARKET])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from trading_dagster.quant.hidden_markov import sum_over_sessions
 
@@ -30,6 +31,9 @@ STARTS = (
 
 LEAST_AT_WORK = 0.75
 """Share of series still moving below which the others are taken out of the arrays."""
+
+SLOPE_ITERATIONS, SLOPE_REACH = 12, 2.0
+"""Newton steps of the probability's slope, each within this factor."""
 
 LEAST_GAIN = 1e-9
 """A later start has to be better by more than rounding."""
@@ -162,6 +166,46 @@ def fit_jump_model(scaled: Floats, known: Bools, penalty: float = JUMP_PENALTY) 
     centres = np.where(swap, best.centres[::-1], best.centres)
     states = _optimal_states(value_differences(scaled, known, centres, penalty), penalty)
     return JumpFit(centres, best.cost + half_square, states, best.iterations)
+
+
+def calibrated_slope(difference: Floats, turbulent: Bools, known: Bools, penalty: float = JUMP_PENALTY) -> Floats:
+    """Slope that turns the online difference of values into a probability of what hindsight says.
+
+    Parameters
+    ----------
+    difference : ndarray (sessions, series)
+        Of `value_differences`, over the fit window.
+    turbulent : ndarray of bool (sessions, series)
+        Optimal path of the fit window.
+    known : ndarray of bool (sessions, series)
+    penalty : float
+
+    Returns
+    -------
+    ndarray (series,)
+        b > 0 of ``P(turbulent) = 1 / (1 + exp(b d))``, at most 1.
+
+    Notes
+    -----
+    Logistic regression [1]_ of the optimal path on the online difference, without an intercept, so that the online
+    state stays the likelier one. The difference itself would be the log odds of the two best paths (b = 1) if
+    neighbouring sessions were independent; the features are averages over weeks, so it is far too sure. Where the two
+    agree at every session nothing bounds b but 1.
+
+    References
+    ----------
+    .. [1] Platt, J. (1999). "Probabilistic outputs for support vector machines". Advances in Large Margin Classifiers,
+       61-74.
+    """
+    evidence = np.where(known, np.where(turbulent, -difference, difference), 0.0)
+    slope = np.full(difference.shape[1], 1.0 / penalty)
+    for _ in range(SLOPE_ITERATIONS):
+        doubt = expit(-slope * evidence)
+        gradient = sum_over_sessions(evidence * doubt)
+        curvature = sum_over_sessions(np.square(evidence) * doubt * (1.0 - doubt))
+        step = gradient / np.maximum(curvature, 1e-12)
+        slope = np.clip(slope + step, slope / SLOPE_REACH, np.minimum(slope * SLOPE_REACH, 1.0))
+    return slope
 
 
 def value_differences(scaled: Floats, known: Bools, centres: Floats, penalty: float | Floats = JUMP_PENALTY) -> Floats:

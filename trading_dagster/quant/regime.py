@@ -24,8 +24,8 @@ STATES = ("calm", "turbulent")
 SUITABILITY = {"calm": 1.0, "turbulent": 0.4}
 """Share of the full exposure that each state suits."""
 
-FIT_WINDOW = 2000
-"""Sessions that a model is fitted on, at most."""
+FIT_WINDOW = 3000
+"""Sessions that a model is fitted on, at most: about twelve years."""
 
 LEAST_BARS = 252
 """Bars of a symbol before it has a model of its own, and before it has rows."""
@@ -34,7 +34,7 @@ WARM_UP = 504
 """Sessions before a month that its filter starts at."""
 
 LONGEST_MONTH = 23
-FIT_COLUMNS, FILTER_COLUMNS = 384, 4096
+FIT_COLUMNS, FILTER_COLUMNS = 256, 4096
 """Series worked on at once, which bounds the memory."""
 
 Floats = NDArray[np.float64]
@@ -102,8 +102,8 @@ def fit_regime_models(
 
     Notes
     -----
-    Each fit sees the last 2,000 sessions up to `fitted_to` and starts afresh, so a month's row has the same bytes
-    whatever other months and symbols are fitted with it.
+    Each fit sees the last 3,000 sessions up to `fitted_to`, or what there is of them, and starts afresh, so a month's
+    row has the same bytes whatever other months and symbols are fitted with it.
     """
     kind = _model(model)
     series = _series(history, market_symbol, kind)
@@ -160,9 +160,9 @@ def regime(history: PriceHistory, sessions: pd.DatetimeIndex, market_symbol: str
     -----
     A month's filter starts 504 sessions before the month's first session and runs with the month's parameters, so a
     row depends on the prices up to its session and on the month's parameters alone. A session without a bar has the
-    return 0. With the jump model the probability is ``softmax(-V)`` of the values V of the best paths that end in each
-    state (the max-product posterior of the model's own likelihood) and the state is the likelier one; with the hidden
-    Markov model it is filtered, and the state switches only when the other's passes a threshold.
+    return 0. With the jump model the probability is that of what hindsight will say (`jump_model.calibrated_slope`) and
+    the state is the likelier one; with the hidden Markov model it is filtered, and the state switches only when the
+    other's passes a threshold.
     """
     sessions = history.sessions[history.sessions.isin(sessions)]
     values = values_with_market(history, market_symbol)

@@ -51,7 +51,7 @@ class RegimeModel(Protocol):
 
 @dataclass(frozen=True)
 class StatisticalJump:
-    """Statistical jump model; its probability is the softmax of the values of the two best paths."""
+    """Statistical jump model; its probability is that of what hindsight will say, see `calibrated_slope`."""
 
     penalty: float = jump_model.JUMP_PENALTY
 
@@ -70,10 +70,11 @@ class StatisticalJump:
         scaled = scale.apply(window)
         fit = jump_model.fit_jump_model(scaled, known, self.penalty)
         difference = jump_model.value_differences(scaled, known, fit.centres, self.penalty)
+        slope = jump_model.calibrated_slope(difference, fit.states, known, self.penalty)
         common = _common_metrics(difference < 0.0, known)
         return [
             (
-                units | {"centres": fit.centres[..., at].tolist(), "penalty": self.penalty},
+                units | {"centres": fit.centres[..., at].tolist(), "penalty": self.penalty, "slope": float(slope[at])},
                 common[at] | {"objective": float(fit.objective[at]), "iterations": int(fit.iterations[at])},
             )
             for at, units in enumerate(_scale_parameters(scale))
@@ -84,9 +85,9 @@ class StatisticalJump:
         columns = {name: np.array([each[name] for each in parameters]).T for name in jump_model.FeatureScale.__slots__}
         scale = jump_model.FeatureScale(**columns)
         centres = np.moveaxis(np.array([each["centres"] for each in parameters]), 0, 2)
-        penalty = np.array([each["penalty"] for each in parameters])
+        penalty, slope = (np.array([each[name] for each in parameters]) for name in ("penalty", "slope"))
         difference = jump_model.value_differences(scale.apply(inputs), np.isfinite(inputs[0]), centres, penalty)
-        return Inference(expit(-difference), difference < 0.0)
+        return Inference(expit(-slope * difference), difference < 0.0)
 
 
 @dataclass(frozen=True)
