@@ -10,12 +10,17 @@ from scipy.optimize import minimize
 
 from tests.quant.histories import closes_history
 from trading_dagster.quant.allocation import AllocationError, allocation
-from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.volatility import volatility
+from trading_dagster.quant.prices import PriceHistory, long_rows
 
 Floats = NDArray[np.float64]
 LIMITS = {"max_weight": 0.25, "max_gross": 0.98, "volatility_target": 5.0, "risk_aversion": 3.0}
 """A volatility target that never binds, unless a test says otherwise."""
+
+
+def risk_rows(history: PriceHistory, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+    """Some volatility of each symbol, in the columns that the allocation reads."""
+    sigma = np.sqrt((history.log_return**2).ewm(alpha=0.06).mean())
+    return long_rows({"sigma_1d": sigma}, sessions)
 
 
 def correlated_history(symbols: int, seed: int, sessions: int = 560) -> PriceHistory:
@@ -44,7 +49,7 @@ def allocate(history: PriceHistory, forecast: pd.DataFrame, suitability: float =
         history,
         sessions,
         forecast,
-        volatility(history, sessions),
+        risk_rows(history, sessions),
         pd.Series(suitability, index=sessions),
         **(LIMITS | limits),
     )
@@ -73,7 +78,7 @@ def moments(history: PriceHistory, forecast: pd.DataFrame, session: pd.Timestamp
     shrunk = ledoit_wolf(closes[1:] / closes[:-1] - 1.0)
     deviation = np.sqrt(np.diag(shrunk))
     alone = pd.DatetimeIndex([session])
-    sigma = volatility(history, alone).set_index("symbol")["sigma_1d"].loc[rows.index].to_numpy()
+    sigma = risk_rows(history, alone).set_index("symbol")["sigma_1d"].loc[rows.index].to_numpy()
     return expected, shrunk * np.outer(sigma / deviation, sigma / deviation)
 
 
