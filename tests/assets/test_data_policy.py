@@ -115,9 +115,11 @@ def test_exclude_finishes_without_the_symbol_and_warns(tmp_path: Path, sample_cl
     warned = {c.asset_key.to_user_string() for c in outcome.checks if not c.passed and c.check_name == "data_policy"}
     assert warned == {"phasing", "harmonics", "condition", "forecast", "allocation", "signals", "orders"}
     assert {c.severity for c in outcome.checks if not c.passed} == {dg.AssetCheckSeverity.WARN}
-    assert "YOUNG" in set(made.tables.read("regime")["symbol"])
+    assert {"YOUNG", "MARKET"} <= set(made.tables.read("regime")["symbol"])
     for stage in ("phasing", "harmonics", "condition", "forecast", "allocation", "signals"):
-        assert set(made.tables.read(stage)["symbol"]) == {"JNJ", "KO", "XOM"}
+        # the market has a condition, as it has a regime
+        market = {"MARKET"} if stage == "condition" else set()
+        assert set(made.tables.read(stage)["symbol"]) == {"JNJ", "KO", "XOM"} | market, stage
     assert ("phasing", "YOUNG", 1000, 1500, "exclude") in violations(made)
 
 
