@@ -186,8 +186,7 @@ def test_checks_are_all_that_these_runs_evaluated(ran: Outcome, explained: Expla
     # nothing is decided by the harmonics
     evaluated = [c for c in ran.checks if c.asset_key.to_user_string() != "harmonics"]
     assert {(c.asset, c.name, c.passed, c.severity, c.description) for c in found} == {
-        (c.asset_key.to_user_string(), c.check_name, c.passed, c.severity.value, c.description or "")
-        for c in evaluated
+        (c.asset_key.to_user_string(), c.check_name, c.passed, c.severity.value, c.description or "") for c in evaluated
     }
     assert len(found) == len(evaluated)
     assert {c.run_id for c in found} == {ran.result.run_id}

@@ -85,9 +85,7 @@ def test_metadata_of_every_materialisation(ran: Outcome, name: str) -> None:
         assert metadata["input_versions"]["bars"] is not None
 
 
-@pytest.mark.parametrize(
-    "name", ["phasing", "harmonics", "regime", "volatility", "forecast", "allocation", "orders"]
-)
+@pytest.mark.parametrize("name", ["phasing", "harmonics", "regime", "volatility", "forecast", "allocation", "orders"])
 def test_a_picture_stands_at_the_newest_partition_only(ran: Outcome, name: str) -> None:
     picture = ran.metadata(name, LAST)["picture"]
     encoded = re.search(r"data:image/png;base64,([^)]+)\)", picture)
