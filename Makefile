@@ -34,11 +34,12 @@ run: .venv/.run
 ui: .venv/.run
 	@$(BIN)/trading ui
 
+# two workers share two cores: libraries that take both for themselves would get in their way
 test: .venv/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e and not docker"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not e2e and not docker"
 
 test-e2e: .venv/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "e2e and not docker" -v --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "e2e and not docker" -v --durations=10
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

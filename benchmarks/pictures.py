@@ -29,7 +29,7 @@ def main() -> None:
     cycles, peaks = phasing(history, sessions[-1:]), harmonics(history, sessions[-1:])
     market = values_with_market(history, MARKET)[MARKET]
     pictures = {
-        "phasing": _pictures.phasing_picture(history, cycles[cycles["symbol"] >= SEEN]),
+        "phasing": _pictures.phasing_picture(history, cycles.sort_values("symbol", ascending=False)),
         "regime": _pictures.regime_picture(market, states),
         "volatility": _pictures.volatility_picture(history, risk[risk["symbol"] == SEEN]),
         "harmonics": _pictures.harmonics_picture(peaks),
@@ -49,4 +49,6 @@ def _save(draw, path: Path) -> None:
     draw(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(path, "png", optimize=True)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(
+        64, method=Image.Quantize.MAXCOVERAGE
+    ).save(path, "png", optimize=True)

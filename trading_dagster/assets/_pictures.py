@@ -46,7 +46,9 @@ def png_markdown(draw: Picture) -> dg.MarkdownMetadataValue:
         canvas.draw()
         buffer = io.BytesIO()
         # a line drawing has few colours; a palette makes it a third of the size
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(buffer, "png", optimize=True)
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(
+            64, method=Image.Quantize.MAXCOVERAGE
+        ).save(buffer, "png", optimize=True)
         if buffer.tell() <= LARGEST:
             encoded = base64.b64encode(buffer.getvalue()).decode()
             return dg.MetadataValue.md(f"![picture](data:image/png;base64,{encoded})")
@@ -188,20 +190,23 @@ def _breaches(axes: Axes, returns: pd.Series, forecasts: pd.DataFrame) -> None:
 
 
 def harmonics_picture(rows: pd.DataFrame) -> Picture:
-    """Significant peaks of the newest session by symbol, or the plain word that there is none."""
+    """P-value of the most significant peak of each symbol at the newest session, with the period where it counts."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        newest = rows[rows["session"] == rows["session"].max()]
-        peaks = newest[newest["rank"] > 0]
-        if peaks.empty:
-            told = f"no significant peak in any of {newest['symbol'].nunique()} symbols"
-            axes.text(0.5, 0.5, told, ha="center", transform=axes.transAxes)
-            axes.set_axis_off()
-            return
-        axes.scatter(peaks["symbol"], peaks["period"], s=10 + 20 * -np.log10(peaks["p_value"].clip(1e-9)), color=RED)
+        newest = rows[(rows["session"] == rows["session"].max()) & (rows["rank"] <= 1)]
+        significant = newest["rank"] == 1
+        evidence = -np.log10(newest["p_value"].clip(lower=1e-12))
+        axes.bar(newest["symbol"], evidence, color=np.where(significant, RED, GREY))
+        axes.axhline(-np.log10(0.05), color=ORANGE, lw=1.0, ls="--")
+        for symbol, height, period in zip(
+            newest["symbol"][significant], evidence[significant], newest["period"][significant], strict=True
+        ):
+            axes.text(symbol, height, f"{period:.0f}", ha="center", va="bottom", fontsize=7)
+        axes.set_ylim(0, max(2.0, 1.15 * evidence.max()))
         axes.tick_params(axis="x", rotation=90)
-        _plain(axes, "periods of significant peaks, bars; larger: more significant")
+        told = f"{int(significant.sum())} of {len(newest)} symbols have a significant peak; above it its period in bars"
+        _plain(axes, f"{told}; minus log10 of the p-value")
 
     return draw
 
