@@ -119,7 +119,8 @@ def test_a_revision_leaves_what_the_past_computed(tmp_path: Path) -> None:
     listings = short_listings("PLAIN", "SEVEN", "TWO", first="2012-11-01")
     with vendor("alpaca", listings) as server:
         made = installed(tmp_path, server)
-        stages = ("volatility", "phasing")
+        assert made.train_stages("2018-12-01", "2018-11-30").failures == {}
+        stages = ("regime", "volatility", "phasing", "harmonics", "condition")
         both = ("corporate_actions", "bars")
         assert made.fetch(D0, assets=(*both, *stages)).failures == {}
         first = {stage: made.tables.read(stage) for stage in stages}
@@ -138,7 +139,8 @@ def test_a_revision_leaves_what_the_past_computed(tmp_path: Path) -> None:
     # the revision does matter to one who knows it from the start
     with vendor("alpaca", {**listings, "TWO": server.listings["TWO"]}) as other:
         fresh = installed(tmp_path / "fresh", other)
-        assert fresh.fetch(D0, assets=(*both, "volatility")).failures == {}
+        assert fresh.train_stages("2018-12-01", "2018-11-30").failures == {}
+        assert fresh.fetch(D0, assets=(*both, "regime", "volatility")).failures == {}
         rows = fresh.tables.read("volatility").set_index("symbol")["sigma_1d"]
         then = first["volatility"].set_index("symbol")["sigma_1d"]
         assert rows["PLAIN"] == then["PLAIN"]
@@ -278,7 +280,8 @@ def test_a_symbol_that_stops_trading_leaves_and_is_paid_out(tmp_path: Path) -> N
     warned = check_of(outcome, "delisted")
     assert (warned.passed, warned.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert rows_of(outcome, "delisted", "rows") == [{"symbol": "YIELD", "last_session": LAST_BAR}]
-    for stage in ("phasing", "regime", "volatility", "forecast", "allocation", "signals"):
+    stages = ("phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation", "signals")
+    for stage in stages:
         rows = made.tables.read(stage, first=pd.Timestamp("2018-12-13"))
         assert "YIELD" not in set(rows["symbol"]), stage
         assert {"PLAIN", "SEVEN", "TWO"} <= set(rows["symbol"]), stage
@@ -356,6 +359,7 @@ def test_a_new_listing_enters_on_the_session_of_its_last_needed_bar(tmp_path: Pa
     made = make_installation(
         tmp_path, source="files", files_dir=folder, universe=("PLAIN", "SEVEN", "TWO"), policy="exclude"
     )
+    assert made.train_stages("2018-12-01", "2018-11-30").failures == {}
     outcome = made.run(first, last, assets=["bars", "corporate_actions", "regime", "volatility"])
     assert outcome.failures == {}
     rows = made.tables.read("volatility").groupby("session")["symbol"].agg(set)
@@ -366,9 +370,15 @@ def test_a_new_listing_enters_on_the_session_of_its_last_needed_bar(tmp_path: Pa
         "TWO", first, 498, 500,
     )  # fmt: skip
     assert set(made.tables.read("regime")["symbol"]) == {"PLAIN", "SEVEN", "TWO", "MARKET"}
+    # the month's model is older than the symbol's 500th bar: it has that of all symbols until the next month
+    served = made.tables.read("volatility").groupby("symbol")["fitted"].agg(set).to_dict()
+    assert served == {"PLAIN": {"own"}, "SEVEN": {"own"}, "TWO": {"pooled"}}
 
 
 # -- (e) quarantine ----------------------------------------------------------------------------------------------------
+
+
+RISK = ("regime", "volatility")
 
 
 @pytest.fixture
@@ -379,8 +389,9 @@ def quarantined(tmp_path: Path) -> Iterator[Any]:
     bars.loc[D0, ["open", "high", "low", "close"]] = (bars.loc[D0, ["open", "high", "low", "close"]] * 1.6).round(2)
     with vendor("alpaca", listings | {"TWO": replace(listings["TWO"], bars=bars)}) as server:
         made = installed(tmp_path, server)
-        assert made.fetch(D0, assets=("corporate_actions", "bars", "volatility")).failures == {}
-        assert made.fetch(D1, assets=("corporate_actions", "bars", "volatility")).failures == {}
+        assert made.train_stages("2018-12-01", "2018-11-30").failures == {}
+        for session in (D0, D1):
+            assert made.fetch(session, assets=("corporate_actions", "bars", *RISK)).failures == {}
         yield made
 
 
@@ -391,8 +402,8 @@ def test_a_release_from_now_on_leaves_the_past_alone(quarantined: Any) -> None:
     told = release(made.tables, CALENDAR, "two", D0, " Ann ", " bought out ")
     assert told.startswith("released TWO of 2018-12-20, close 56.94, by Ann; known from now on")
     made.assert_true(D1)
-    assert made.fetch(D1, assets=("volatility",)).failures == {}
-    assert made.fetch(D0, assets=("volatility",)).failures == {}
+    assert made.fetch(D1, assets=RISK).failures == {}
+    assert made.fetch(D0, assets=RISK).failures == {}
     pd.testing.assert_frame_equal(made.tables.read("volatility"), before, check_exact=True)
     held = made.tables.read("quarantine", every_revision=True)
     assert held["state"].tolist()[-1] == "released"
@@ -418,7 +429,7 @@ def test_a_release_since_the_close_is_seen_by_sessions_that_are_run_again(quaran
     assert made.bars_of("TWO").loc[D0, "known_at"] == pd.Timestamp("2018-12-20 21:00", tz="UTC")
     pd.testing.assert_frame_equal(made.tables.read("volatility"), before)
     for session in (D0, D1):
-        assert made.fetch(session, assets=("volatility",)).failures == {}
+        assert made.fetch(session, assets=RISK).failures == {}
     after = made.tables.read("volatility")
     assert after[after["symbol"] == "TWO"]["session"].tolist() == [pd.Timestamp(D0), pd.Timestamp(D1)]
     sigma = {name: rows.set_index(["session", "symbol"])["sigma_1d"] for name, rows in (("b", before), ("a", after))}
@@ -504,7 +515,7 @@ def test_a_symbol_with_its_newest_bar_in_quarantine_sits_the_session_out(tmp_pat
     assert signals.loc[ticked, "action"] == "HOLD"
     assert "its bar of the session is in quarantine" in signals.loc[ticked, "reason"]
     assert signals.loc[ticked, "target_weight"] == signals.loc[ticked, "current_weight"] > 0
-    for stage in ("forecast", "allocation", "volatility"):
+    for stage in ("harmonics", "volatility", "condition", "forecast", "allocation"):
         assert ticked not in set(made.tables.read(stage, first=pd.Timestamp(D1))["symbol"]), stage
     orders = made.tables.read("orders", first=pd.Timestamp(D1))
     assert ticked not in set(orders["symbol"])
