@@ -32,9 +32,9 @@ STAGES = ["signals", "allocation", "forecast", "condition", "volatility", "regim
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    # at the first session two orders are of 32 000, which the limit holds back, and one is of 15 000
+    # at the first session two orders are of 20 000, which the limit holds back, and one is of 7 000
     made = make_installation(
-        tmp_path_factory.mktemp("explain"), universe=UNIVERSE, max_weight=0.4, limit_order_notional=Decimal(20_000)
+        tmp_path_factory.mktemp("explain"), universe=UNIVERSE, max_weight=0.4, limit_order_notional=Decimal(12_000)
     )
     made.train("2022-12-01", "2022-11-30")
     return made

@@ -82,13 +82,14 @@ def test_every_stage_has_rows(ran: Run) -> None:
     symbols = set(default_market())
     for stage in STAGES:
         assert len(tables[stage]), stage
-    for stage in ("phasing", "volatility", "forecast", "allocation", "signals"):
+    for stage in ("phasing", "harmonics", "regime", "volatility", "condition", "forecast", "allocation", "signals"):
         rows = tables[stage]
-        assert set(rows.loc[rows["session"] == SESSION, "symbol"]) == symbols, stage
+        market = {"MARKET"} if stage in ("regime", "condition") else set()
+        assert set(rows.loc[rows["session"] == SESSION, "symbol"]) == symbols | market, stage
     assert len(tables["orders"]) > 0
     assert f"source {ran.kind}, broker simulated" in ran.output
     assert f"Session {SESSION}" in ran.output
-    for stage in ("bars", "corporate_actions", "forecast_model", "signals", "orders"):
+    for stage in (*STAGES[:5], "signals", "orders"):
         assert re.search(rf"done +{stage} +1 (session|month) +\d+ rows changed", ran.output), stage
     # one would be a mistake: this market has neither bad ticks nor restatements
     assert "warning" not in ran.output
