@@ -40,6 +40,7 @@ def has_table(name: str) -> Callable[[Path], bool]:
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "while training": has_table("bars"),
+    "between two models": has_table("volatility_model"),
     "between stages": has_table("phasing"),
     "before orders": has_table("signals"),
     "first session traded": lambda data: ledger_rows(data, "account_snapshots") >= 1,

@@ -48,6 +48,13 @@ def reason(**given: object) -> str:
         pytest.param({}, "compressed", id="nothing"),
         pytest.param({"regime": "turbulent"}, "volatile", id="turbulent"),
         pytest.param({"regime": "turbulent", "sessions_in_regime": 3}, "volatile", id="newly turbulent"),
+        pytest.param({"regime": "turbulent", "sigma_rank": 0.51}, "volatile", id="turbulent and wilder than usual"),
+        pytest.param({"regime": "turbulent", "sigma_rank": 0.50}, "resetting", id="turbulent but quiet again"),
+        pytest.param({"regime": "turbulent", "sigma_rank": np.nan}, "volatile", id="turbulent, volatility unknown"),
+        pytest.param({"sigma_rank": 0.67}, "volatile", id="calm, no direction, wild"),
+        pytest.param({"sigma_rank": 0.66}, "compressed", id="calm, no direction, not wild"),
+        pytest.param({"sigma_rank": 0.99, "trend": 1.5}, "trending", id="a wild trend"),
+        pytest.param({"sigma_rank": np.nan}, "compressed", id="volatility unknown"),
         pytest.param({"sessions_in_regime": 21}, "resetting", id="21 sessions of calm"),
         pytest.param({"sessions_in_regime": 22}, "compressed", id="22 sessions of calm"),
         pytest.param({"p_values": (0.5, 0.016, 0.7)}, "cyclical", id="significant after correction"),
@@ -84,6 +91,10 @@ def test_precedence_is_as_documented_for_every_combination() -> None:
 def test_reasons_give_the_figures_that_decided() -> None:
     tail = "; volatility 1.2% a day, not above it on 60% of the last sessions"
     assert reason(regime="turbulent", sessions_in_regime=7) == "turbulent for 7 sessions, probability 93%" + tail
+    assert reason(regime="turbulent", sigma_rank=0.2).startswith(
+        "turbulent for 300 sessions, probability 93%, but volatility has come down; volatility 1.2% a day"
+    )
+    assert reason(sigma_rank=0.9).startswith("calm and without direction, but volatility is in its highest third; ")
     assert reason(sessions_in_regime=1) == "calm again for 1 session, turbulent before" + tail
     assert reason(p_values=(0.5, 0.001, 0.2)) == (
         "a cycle of 44.0 bars (nominal 40) has p = 0.003, corrected for 3 cycles" + tail

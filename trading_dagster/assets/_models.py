@@ -10,7 +10,7 @@ import pandas as pd
 
 from trading_dagster.assets._stage import CALENDAR
 from trading_dagster.calendar import SessionError
-from trading_dagster.checks.data_policy import Verdict, evaluate
+from trading_dagster.checks.data_policy import Verdict
 from trading_dagster.quant.prices import KnownHistory, PriceHistory
 
 BEFORE_THE_MONTH = dg.TimeWindowPartitionMapping(
@@ -51,21 +51,22 @@ def partition_months(context: dg.AssetExecutionContext) -> pd.Series:
     return pd.Series(months, index=pd.DatetimeIndex([_last_session_before(month) for month in months]))
 
 
-def fits(known: Sequence[KnownHistory], verdict: Verdict, months: pd.Series) -> Iterator[Fit]:
+def fits(component: str, known: Sequence[KnownHistory], verdict: Verdict, months: pd.Series) -> Iterator[Fit]:
     """Group the months of a run.
 
     Parameters
     ----------
+    component : str
+        The model, as the data policy names it.
     months : Series of datetime
         Months by the session that each is fitted to.
     """
-    universe = tuple(verdict.allowed.columns)
     for part in known:
-        # the market that the regime stage shows at a session, not only of the symbols that may be forecast
-        _, in_market = evaluate("regime", part.history.observed, universe, part.sessions)
+        observed = part.history.observed
+        # one bar in quarantine at the month's end must not cost a symbol its model of the whole month
+        flags = [verdict.usable(each, observed, part.sessions) for each in ("regime", component)]
         groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[pd.Timestamp]] = {}
         for last in part.sessions:
-            flags = (in_market.allowed, verdict.allowed)
             market, symbols = (tuple(map(str, usable.columns[usable.loc[last]])) for usable in flags)
             groups.setdefault((market, symbols), []).append(last)
         for (market, symbols), those in groups.items():

@@ -121,6 +121,8 @@ def regime_picture(market: pd.Series, rows: pd.DataFrame) -> Picture:
         axes = figure.subplots(2, 2, width_ratios=(3, 2), height_ratios=(5, 1), sharex="col")
         own = rows[rows["symbol"] == market.name]
         value = market.loc[own["session"].min() - pd.Timedelta(days=200) :]
+        # sessions that were not computed stay white
+        own = own.set_index("session").reindex(value.loc[own["session"].min() :].index).reset_index()
         axes[0, 0].plot(value.index, 100 * value / value.iloc[0], color=BLUE, lw=1.2)
         _plain(axes[0, 0], f"{market.name}, first shown = 100")
         _ribbon(axes[1, 0], own)
@@ -140,7 +142,8 @@ def _ribbon(axes: Axes, rows: pd.DataFrame) -> None:
     """Green where calm, red where turbulent, paler where less certain."""
     edges = rows["session"].to_numpy()
     edges = np.append(edges, edges[-1] + np.timedelta64(1, "D"))
-    axes.pcolormesh(edges, [0, 1], rows["prob_turbulent"].to_numpy()[None, :], cmap="RdYlGn_r", vmin=0, vmax=1)
+    shades = np.ma.masked_invalid(rows["prob_turbulent"].to_numpy()[None, :])
+    axes.pcolormesh(edges, [0, 1], shades, cmap="RdYlGn_r", vmin=0, vmax=1)
     axes.set_yticks([])
     _plain(axes, "regime: green calm, red turbulent")
 
@@ -180,13 +183,16 @@ def volatility_picture(history: PriceHistory, rows: pd.DataFrame) -> Picture:
 
 def _breaches(axes: Axes, returns: pd.Series, forecasts: pd.DataFrame) -> None:
     """Returns of the session after each forecast, those beyond the value at risk in red."""
-    after = returns.shift(-1).reindex(forecasts.index)
+    # where no forecast was made there is a gap, not a line across it
+    forecasts = forecasts.reindex(returns.loc[forecasts.index[0] :].index)
+    after = returns.shift(-1).reindex(forecasts.index).where(forecasts["var_99"].notna())
     beyond = after < -forecasts["var_99"]
     axes.vlines(after.index, 0, 100 * after, color=GREY, lw=0.8)
     axes.plot(forecasts.index, -100 * forecasts["var_99"], color=ORANGE, lw=1.0, drawstyle="steps-post")
     axes.plot(after.index[beyond], 100 * after[beyond], "o", color=RED, ms=3)
     axes.tick_params(axis="x", rotation=30)
-    _plain(axes, f"next return and 1 % value at risk: {int(beyond.sum())} of {int(after.notna().sum())} beyond")
+    told = f"{int(beyond.sum())} of {int(after.notna().sum())} beyond"
+    _plain(axes, f"next return and 99 % value at risk, %: {told}")
 
 
 def harmonics_picture(rows: pd.DataFrame) -> Picture:

@@ -120,11 +120,13 @@ def observed(known: Sequence[KnownHistory]) -> list[tuple[pd.DatetimeIndex, pd.D
     return [(part.sessions, part.history.observed) for part in known]
 
 
-def published(tables: Tables, name: str, rows: pd.DataFrame, first: pd.Timestamp) -> pd.DataFrame:
+def published(
+    tables: Tables, name: str, rows: pd.DataFrame, first: pd.Timestamp, columns: Sequence[str]
+) -> pd.DataFrame:
     """Rows of a run together with what the same stage has stored of earlier sessions, from `first` on."""
-    start = rows["session"].min()
-    earlier = tables.read(name, first=first, as_of=start - pd.Timedelta(days=1))
-    return pd.concat([earlier[list(rows.columns)], rows], ignore_index=True) if len(earlier) else rows
+    start, wanted = rows["session"].min(), ["session", "symbol", *columns]
+    earlier = tables.read(name, first=first, as_of=start - pd.Timedelta(days=1), columns=wanted)
+    return pd.concat([earlier[wanted], rows[wanted]], ignore_index=True) if len(earlier) else rows[wanted]
 
 
 class Stopwatch:
@@ -201,8 +203,3 @@ def _column_schema(name: str) -> dg.TableSchema:
             for column in TABLES[name].columns
         ]
     )
-
-
-def market_suitability(regime: pd.DataFrame, market_symbol: str) -> pd.Series:
-    """Suitability of the market's regime, by session."""
-    return regime[regime["symbol"] == market_symbol].set_index("session")["suitability"]

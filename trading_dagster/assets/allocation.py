@@ -10,7 +10,6 @@ from trading_dagster.assets._pictures import allocation_picture
 from trading_dagster.assets._stage import (
     Stopwatch,
     histories,
-    market_suitability,
     observed,
     partition_sessions,
     stage,
@@ -54,7 +53,7 @@ def allocation(
             part.sessions,
             verdict.keep(forecast),
             volatility,
-            market_suitability(regime, MARKET_SYMBOL),
+            _suitability(regime),
             max_weight=settings.max_weight,
             max_gross=settings.max_gross,
             volatility_target=settings.volatility_target,
@@ -82,3 +81,8 @@ def allocation(
         },
         picture=allocation_picture(rows),
     )
+
+
+def _suitability(regime: pd.DataFrame) -> pd.Series:
+    """Suitability of the market's regime, by session."""
+    return regime[regime["symbol"] == MARKET_SYMBOL].set_index("session")["suitability"]

@@ -47,7 +47,7 @@ def forecast_model(
     known = histories(bars, corporate_actions, pd.DatetimeIndex(months.index))
     verdict = yield from data_policy.enforce(context, "forecast_model", observed(known))
     rows = []
-    for fit in fits(known, verdict, months):
+    for fit in fits("forecast_model", known, verdict, months):
         models = fit_forecast_models(
             fit.history.select(fit.market),
             MARKET_SYMBOL,

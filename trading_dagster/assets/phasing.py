@@ -55,7 +55,7 @@ def phasing(
     rows = pd.concat([cycles.phasing(k.history.select(verdict.symbols), k.sessions, settings.cycles) for k in known])
     rows = verdict.keep(rows.reset_index(drop=True))
     history = known[-1].history.select(verdict.symbols)
-    told = published(tables, "phasing", rows, history.sessions[-REMEMBERED:][0])
+    told = published(tables, "phasing", rows, history.sessions[-REMEMBERED:][0], ("cycle", "phase"))
     after = phase_returns(told, history, sessions[-1])
     yield stage_output(
         context,

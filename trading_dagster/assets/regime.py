@@ -17,7 +17,7 @@ from trading_dagster.assets._stage import (
     stage,
     stage_output,
 )
-from trading_dagster.checks.data_policy import DataPolicyGuard
+from trading_dagster.checks.data_policy import DataPolicyGuard, grouped
 from trading_dagster.quant import regime as regimes
 from trading_dagster.quant.regime_features import values_with_market
 from trading_dagster.resources.tables import Tables
@@ -59,7 +59,7 @@ def regime_model(
             regimes.fit_regime_models(
                 fit.history.select(fit.market), fit.months, fit.fitted_to, MARKET_SYMBOL, settings.regime_model
             )
-            for fit in fits(known, verdict, months)
+            for fit in fits("regime_model", known, verdict, months)
         ],
         ignore_index=True,
     )
@@ -99,15 +99,15 @@ def regime(
 ) -> Iterator[Any]:
     """Filter the states."""
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
-    _check_kind(regime_model, settings.regime_model)
     known = histories(bars, corporate_actions, sessions)
     verdict = yield from data_policy.enforce(context, "regime", observed(known))
+    _check_kind(regime_model, settings.regime_model)
     parts = [
         regimes.regime(part.history.select(symbols), those, MARKET_SYMBOL, regime_model)
         for part in known
-        for symbols, those in verdict.groups(part.sessions)
+        for symbols, those in grouped(verdict.usable("regime", part.history.observed, part.sessions))
     ]
-    rows = pd.concat(parts, ignore_index=True).sort_values(["session", "symbol"], ignore_index=True)
+    rows = verdict.keep(pd.concat(parts)).sort_values(["session", "symbol"], ignore_index=True)
     history = known[-1].history.select(verdict.symbols)
     yield stage_output(
         context,
@@ -122,7 +122,7 @@ def regime(
         },
         picture=regime_picture(
             values_with_market(history, MARKET_SYMBOL)[MARKET_SYMBOL],
-            published(tables, "regime", rows, history.sessions[-SHOWN:][0]),
+            published(tables, "regime", rows, history.sessions[-SHOWN:][0], ("regime", "prob_turbulent")),
         ),
     )
 
@@ -131,11 +131,12 @@ def _check_kind(models: pd.DataFrame, wanted: str) -> None:
     """Refuse models of another kind than the setting asks for: they were fitted before it was changed."""
     others = models[models["model"] != wanted]
     if len(others):
-        month = f"{others['month'].min():%Y-%m-%d}"
+        months = sorted({f"{month:%Y-%m-%d}" for month in others["month"]})
         raise dg.Failure(
-            f"regime: regime_model of {month} is of the kind {others['model'].iloc[0]!r}, and TRADING_REGIME_MODEL is "
-            f"{wanted!r}; fit it again (dagster asset materialize --select tag:cadence=monthly --partition {month}), "
-            "or set the variable back"
+            f"regime: regime_model of {', '.join(months)} is of the kind {others['model'].iloc[0]!r}, and "
+            f"TRADING_REGIME_MODEL is {wanted!r}; fit each again (dagster asset materialize --select "
+            f"tag:cadence=monthly --partition {months[0]}), or set the variable back",
+            allow_retries=False,
         )
 
 

@@ -53,7 +53,7 @@ def volatility_model(
     rows = pd.concat(
         [
             fit_volatility_models(fit.history.select(fit.symbols), fit.months, fit.fitted_to)
-            for fit in fits(known, verdict, months)
+            for fit in fits("volatility_model", known, verdict, months)
         ],
         ignore_index=True,
     )
@@ -92,12 +92,15 @@ def volatility(
     stopwatch, sessions = Stopwatch(), partition_sessions(context)
     known = histories(bars, corporate_actions, sessions)
     verdict = yield from data_policy.enforce(context, "volatility", observed(known))
-    rows = pd.concat(
-        [risk.volatility(k.history.select(verdict.symbols), k.sessions, volatility_model, regime) for k in known]
-    )
-    rows = verdict.keep(rows.reset_index(drop=True))
+    parts = [
+        risk.volatility(part.history.select(symbols), those, volatility_model, regime)
+        for part in known
+        for symbols, those in verdict.groups(part.sessions)
+    ]
+    rows = pd.concat(parts, ignore_index=True).sort_values(["session", "symbol"], ignore_index=True)
     history = known[-1].history.select(verdict.symbols)
-    forecasts = published(tables, "volatility", rows, history.sessions[-TESTED_SESSIONS - 1 :][0])
+    shown = ("sigma_1d", "sigma_21d", "var_95", "var_99", "es_975")
+    forecasts = published(tables, "volatility", rows, history.sessions[-TESTED_SESSIONS - 1 :][0], shown)
     yield from check_risk("volatility", history, forecasts)
     yield stage_output(
         context,

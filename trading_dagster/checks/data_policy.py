@@ -52,11 +52,14 @@ class Verdict:
         Likewise: where a symbol's bar is in quarantine, so that it sits the session out.
     gone : mapping of str to Timestamp
         Symbols that stopped trading, with their last session.
+    unanswered : DataFrame of bool, optional
+        Likewise: where the source gave no answer on a symbol's corporate actions.
     """
 
     allowed: pd.DataFrame
     waiting: pd.DataFrame
     gone: Mapping[str, pd.Timestamp] = field(default_factory=dict)
+    unanswered: pd.DataFrame | None = None
 
     @property
     def symbols(self) -> list[str]:
@@ -69,11 +72,23 @@ class Verdict:
         What compares symbols with each other must do so within one group: a symbol that is allowed later in a
         range would else have its say in sessions before.
         """
-        allowed = self.allowed if sessions is None else self.allowed.loc[sessions]
-        for usable, those in allowed.groupby(list(allowed.columns)).groups.items():
-            flags = usable if isinstance(usable, tuple) else (usable,)
-            chosen = [str(s) for s, flag in zip(allowed.columns, flags, strict=True) if flag]
-            yield chosen, pd.DatetimeIndex(those)
+        yield from grouped(self.allowed if sessions is None else self.allowed.loc[sessions])
+
+    def usable(self, component: str, observed: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+        """Symbols whose past may be used at each of the sessions, whether or not they have a bar there.
+
+        A symbol that sits a session out, or has stopped trading, belongs to the past of the market all the same.
+
+        Parameters
+        ----------
+        component : str
+            Whose number of bars is asked for.
+        observed : DataFrame of bool
+            Whether each symbol has a bar at each session of the history.
+        """
+        present = observed.reindex(columns=self.allowed.columns, fill_value=False).astype(bool)
+        enough = present.cumsum().reindex(sessions, method="ffill").fillna(0) >= minimum_bars(component)
+        return enough if self.unanswered is None else enough & ~self.unanswered.loc[sessions]
 
     def keep(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Drop rows of a symbol at a session where it may not be used; other names, as the market's, stay."""
@@ -83,6 +98,19 @@ class Verdict:
             return rows
         pairs = pd.MultiIndex.from_frame(rows[["session", "symbol"]])
         return rows[~pairs.isin(banned)].reset_index(drop=True)
+
+
+def grouped(flags: pd.DataFrame) -> Iterator[tuple[list[str], pd.DatetimeIndex]]:
+    """Symbols that are set, with the sessions at which just these are.
+
+    Parameters
+    ----------
+    flags : DataFrame of bool
+        Sessions by symbols.
+    """
+    for usable, those in flags.groupby(list(flags.columns)).groups.items():
+        row = usable if isinstance(usable, tuple) else (usable,)
+        yield [str(s) for s, flag in zip(flags.columns, row, strict=True) if flag], pd.DatetimeIndex(those)
 
 
 class DataPolicyGuard:
@@ -152,7 +180,13 @@ class DataPolicyGuard:
         quarantined = self._in_quarantine(sessions)
         silent = self._without_actions() if without_actions is None else without_actions
         parts = [evaluate(asset, frame, self.universe, those, gone, quarantined, silent) for those, frame in observed]
-        verdict = Verdict(pd.concat([v.allowed for _, v in parts]), pd.concat([v.waiting for _, v in parts]), gone)
+        unanswered = [v.unanswered for _, v in parts if v.unanswered is not None]
+        verdict = Verdict(
+            pd.concat([v.allowed for _, v in parts]),
+            pd.concat([v.waiting for _, v in parts]),
+            gone,
+            pd.concat(unanswered) if unanswered else None,
+        )
         first = {violation.symbol: violation for found, _ in reversed(parts) for violation in found}
         violations, allowed = [first[symbol] for symbol in sorted(first)], verdict.allowed
         # the file is there from the first check on, so that an empty one means compliant and not unchecked
@@ -281,7 +315,7 @@ def evaluate(
                 rule=_rule(silent.loc[at, symbol], enough.loc[at, symbol]),
             )
         )
-    return violations, Verdict(allowed, waiting, gone or {})
+    return violations, Verdict(allowed, waiting, gone or {}, silent)
 
 
 def _rule(silent: bool, enough: bool) -> Literal["minimum_bars", "stale", "actions"]:

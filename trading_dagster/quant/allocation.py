@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trading_dagster.quant.one_thread import on_one_thread
 from trading_dagster.quant.prices import PriceHistory
 
 COVARIANCE_WINDOW = 500
@@ -26,6 +27,7 @@ class AllocationError(ValueError):
     """Returns that give no covariance."""
 
 
+@on_one_thread
 def allocation(
     history: PriceHistory,
     sessions: pd.DatetimeIndex,

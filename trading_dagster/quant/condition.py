@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 CONDITIONS = ("volatile", "resetting", "cyclical", "trending", "compressed")
-"""In order of precedence: the first that holds is the word, and the last always does."""
+"""In order of precedence: the first that holds is the word."""
 
 RESETTING_SESSIONS = 21
 """Sessions after a return to calm that are called resetting: a month."""
@@ -21,7 +21,7 @@ CYCLE_SIGNIFICANCE = 0.05
 TREND_LEAST = 1.0
 """Distance from the 200-bar mean, in deviations of a random walk, from which price is said to trend."""
 
-LOW_VOLATILITY_RANK = 1.0 / 3.0
+LOW_VOLATILITY_RANK, MEDIAN_RANK, HIGH_VOLATILITY_RANK = 1.0 / 3.0, 0.5, 2.0 / 3.0
 
 KEYS = ["session", "symbol"]
 
@@ -48,12 +48,16 @@ def condition(phasing: pd.DataFrame, regime: pd.DataFrame, volatility: pd.DataFr
     -----
     The first that holds:
 
-    1. volatile: the regime is turbulent;
-    2. resetting: it went back to calm at most 21 sessions ago;
-    3. cyclical: the smallest p-value of the nominal cycles, times their number, is below 5 % (Bonferroni, the first
-       step of Holm's procedure [1]_: without any cycle at most 5 % of the rows would be called so);
+    1. volatile: the regime is turbulent, and volatility above its median of the last sessions;
+    2. resetting: the regime is turbulent but volatility has come down to its median, or it went back to calm at most 21
+       sessions ago;
+    3. cyclical: the smallest p-value of the nominal cycles, times their number, is below 5 % (Bonferroni, which is the
+       first step of Holm's procedure, so that as many series as 5 % are called so by chance at most [1]_);
     4. trending: price is at least one deviation of a random walk from its 200-bar mean, ``|trend| >= 1``;
-    5. compressed: none of these: price is near its mean. The reason says whether volatility is in its lowest third.
+    5. none of these: volatile where volatility is in its highest third all the same, else compressed: price is near its
+       mean and moves no more than usual. The reason says whether volatility is in its lowest third.
+
+    Where the rank of volatility is not known, the regime alone decides.
 
     References
     ----------
@@ -63,14 +67,15 @@ def condition(phasing: pd.DataFrame, regime: pd.DataFrame, volatility: pd.DataFr
     rows = regime.merge(_best_cycles(phasing), on=KEYS, how="left")
     rows = rows.merge(volatility[[*KEYS, "sigma_1d", "sigma_rank"]], on=KEYS, how="left")
     rows = rows.sort_values(KEYS, ignore_index=True)
-    turbulent = rows["regime"] == "turbulent"
+    turbulent, rank = rows["regime"] == "turbulent", rows["sigma_rank"]
     holds = {
-        "volatile": turbulent,
-        "resetting": ~turbulent & (rows["sessions_in_regime"] <= RESETTING_SESSIONS),
+        "volatile": turbulent & ~(rank <= MEDIAN_RANK),
+        "resetting": turbulent | (rows["sessions_in_regime"] <= RESETTING_SESSIONS),
         "cyclical": rows["corrected"] < CYCLE_SIGNIFICANCE,
         "trending": rows["trend"].abs() >= TREND_LEAST,
     }
-    words = np.select([flags.to_numpy() for flags in holds.values()], list(holds), CONDITIONS[-1])
+    otherwise = np.where(rank > HIGH_VOLATILITY_RANK, "volatile", "compressed")
+    words = np.select([flags.to_numpy() for flags in holds.values()], list(holds), otherwise)
     figures = rows.drop(columns=KEYS).to_dict("records")
     return pd.DataFrame(
         {
@@ -104,10 +109,14 @@ def _reason(word: str, row: dict[str, Any]) -> str:
 
 
 def _volatile(row: dict[str, Any]) -> str:
+    if row["regime"] == "calm":
+        return "calm and without direction, but volatility is in its highest third"
     return f"turbulent for {_sessions(row)}, probability {row['prob_turbulent']:.0%}"
 
 
 def _resetting(row: dict[str, Any]) -> str:
+    if row["regime"] == "turbulent":
+        return f"{_volatile(row)}, but volatility has come down"
     return f"calm again for {_sessions(row)}, turbulent before"
 
 

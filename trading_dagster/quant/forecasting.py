@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trading_dagster.quant.cycles import phasing
 from trading_dagster.quant.features import FEATURES, PHASE_CYCLES, features
+from trading_dagster.quant.one_thread import on_one_thread
 from trading_dagster.quant.prices import PriceHistory, long_rows
 from trading_dagster.quant.regime import fit_regime_models, regime
 from trading_dagster.quant.volatility import volatility
@@ -151,6 +152,7 @@ def fit_stage_models(
     )
 
 
+@on_one_thread
 def fit_forecast_models(
     history: PriceHistory,
     market_symbol: str,

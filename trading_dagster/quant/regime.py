@@ -33,7 +33,7 @@ LEAST_BARS = 252
 WARM_UP = 504
 """Sessions before a month that its filter starts at."""
 
-LONGEST_MONTH = 23
+LONGEST_MONTH = 31
 FIT_COLUMNS, FILTER_COLUMNS = 256, 4096
 """Series worked on at once, which bounds the memory."""
 

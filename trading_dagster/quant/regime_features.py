@@ -23,6 +23,9 @@ FEATURE_START = 20
 LEAST_DEVIATION = 1e-4
 """Downside deviation that a Sortino ratio is divided by at least, a basis point a day: some never fell."""
 
+LEFT_AFTER = 5
+"""Sessions without a bar after which a symbol counts no more in the market."""
+
 TREND_WINDOW = 200
 
 Floats = NDArray[np.float64]
@@ -40,7 +43,8 @@ def values_with_market(history: PriceHistory, market_symbol: str) -> pd.DataFram
     Returns
     -------
     DataFrame
-        Sessions by symbols; the market, last, exists from the first session at which some symbol has a return.
+        Sessions by symbols; the market, last, exists from the first session at which some symbol has a return. A
+        symbol without a bar for five sessions has left it, until the session after it trades again.
 
     Notes
     -----
@@ -49,7 +53,8 @@ def values_with_market(history: PriceHistory, market_symbol: str) -> pd.DataFram
     """
     value = history.total_return
     change = (value / value.shift(1) - 1.0).to_numpy(dtype="float64")
-    known = np.isfinite(change)
+    present = _present(history.observed.to_numpy(dtype=bool))
+    known = np.isfinite(change) & present & np.roll(present, 1, axis=0)
     total = np.zeros(len(value))
     for column in range(change.shape[1]):
         total += np.where(known[:, column], change[:, column], 0.0)
@@ -57,6 +62,13 @@ def values_with_market(history: PriceHistory, market_symbol: str) -> pd.DataFram
     mean = total / np.maximum(count, 1)
     market = np.where(np.maximum.accumulate(count > 0), np.cumprod(1.0 + mean), np.nan) if len(value) else total
     return value.assign(**{market_symbol: market})
+
+
+def _present(observed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether there was a bar at one of the last five sessions."""
+    number = np.arange(len(observed))[:, None]
+    last = np.maximum.accumulate(np.where(observed, number, -LEFT_AFTER), axis=0)
+    return number - last < LEFT_AFTER
 
 
 def simple_returns(values: pd.DataFrame) -> Floats:

@@ -18,7 +18,7 @@ _RANGES = ("bars.high", "bars.low", *_CLOSES)
 _BARS = ("bars.open", *_RANGES)
 _PHASES = ("phasing.cycle", "phasing.phase")
 _STATES = ("regime.prob_turbulent", "regime.trend")
-_REGIME_MODEL = ("regime_model.parameters", "regime_model.model")
+_REGIME_MODEL = ("regime_model.parameters", "regime_model.model", "regime_model.fitted_to")
 _VOLATILITY_MODEL = ("volatility_model.parameters",)
 _FEATURES = (*_CLOSES, *_PHASES, *_STATES, "volatility.sigma_1d")
 _MODEL = ("forecast_model.parameters", "forecast_model.artifact")
@@ -72,7 +72,7 @@ LINEAGE: dict[str, Mapping[str, tuple[str, ...]]] = {
         "condition reason",
         (
             *("phasing.cycle", "phasing.p_value", "phasing.period"),
-            *("regime.regime", "regime.sessions_in_regime", "regime.trend"),
+            *("regime.regime", "regime.prob_turbulent", "regime.sessions_in_regime", "regime.trend"),
             *("volatility.sigma_1d", "volatility.sigma_rank"),
             # who may be named at all
             *("bars.session", "corporate_actions.session"),

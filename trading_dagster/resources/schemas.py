@@ -187,7 +187,7 @@ _TABLES = (
             _SYMBOL,
             Column("rank", pa.int16(), "1 the most significant peak of the spectrum; 0 says that there is none"),
             _number("period", "bars; missing where there is no peak", True),
-            _number("power", "POWER", True),
+            _number("power", "multiple of the red noise expected at that period", True),
             _number("p_value", "corrected for all frequencies tested; of rank 0 the smallest that was found"),
         ),
     ),
@@ -201,9 +201,11 @@ _TABLES = (
             _number("prob_calm", "probability of the state of less risk"),
             _number("prob_turbulent", "probability of the state of more risk"),
             _number("suitability", "share of the full exposure that the states suit"),
-            Column("sessions_in_regime", pa.int32(), "sessions since the state last changed"),
+            Column(
+                "sessions_in_regime", pa.int32(), "sessions since the state last changed, by the month's parameters"
+            ),
             _number("trend", "price against its 200-bar mean, deviations of a random walk; 0 where it cannot be said"),
-            Column("fitted", TEXT, "`own` parameters, or the `market`'s where the symbol is too young for its own"),
+            Column("fitted", TEXT, "`own` parameters, or the `market`'s where the symbol had too few bars for its own"),
         ),
     ),
     TableSchema(
@@ -236,7 +238,7 @@ _TABLES = (
             _number("atr", "average true range of 14 sessions, price; missing without ranges", True),
             _number("stop_multiple", "average true ranges (without ranges: sigma_1d x close) that a stop is away"),
             _number("stop_distance", "distance of a stop from the close, price"),
-            Column("fitted", TEXT, "`own` parameters, or the `pooled` ones where the symbol is too young for its own"),
+            Column("fitted", TEXT, "`own` parameters, or the `pooled` ones where it had too few bars for its own"),
         ),
     ),
     TableSchema(
@@ -244,7 +246,7 @@ _TABLES = (
         ("month", "symbol"),
         (
             _MONTH,
-            Column("symbol", TEXT, "ticker, or POOLED for the parameters of symbols too young for their own"),
+            Column("symbol", TEXT, "ticker, or POOLED for the parameters of symbols without their own"),
             _FITTED_TO,
             Column("parameters", TEXT, "all that the filter needs, JSON"),
             Column("metrics", TEXT, "figures of the fit, JSON"),
