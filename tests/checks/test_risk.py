@@ -87,4 +87,4 @@ def test_only_the_symbol_that_fails_is_named() -> None:
 @pytest.mark.parametrize("name", TESTS)
 def test_descriptions_say_what_is_tested(name: str) -> None:
     (spec,) = [spec for spec in risk_specs("volatility") if spec.name == name]
-    assert "250 and 1,000 sessions" in str(spec.description)
+    assert "the last 250 and 1,000 forecasts" in str(spec.description)

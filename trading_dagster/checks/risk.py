@@ -34,8 +34,8 @@ def risk_specs(asset: str) -> list[dg.AssetCheckSpec]:
             name,
             asset=asset,
             description=(
-                f"{description} Tested on the forecasts published for the last {WINDOWS[0]} and {WINDOWS[1]:,} "
-                f"sessions, at {LEVEL:.0%} with Holm's correction over the symbols; a failure warns."
+                f"{description} Tested on the last {WINDOWS[0]} and {WINDOWS[1]:,} forecasts that were "
+                f"published, at {LEVEL:.0%} with Holm's correction over the symbols; a failure warns."
             ),
         )
         for name, description in TESTS.items()
@@ -76,6 +76,7 @@ def _result(asset: str, test: str, rows: pd.DataFrame) -> dg.AssetCheckResult:
         description="; ".join(told),
         metadata={
             "hits_and_p_values": dg.MetadataValue.md(_as_markdown(rows)),
+            **{f"symbols_tested_{window}": len(_tested(part)) for window, part in rows.groupby("window")},
             **{f"smallest_p_{window}": float(part["p_holm"].min()) for window, part in _tested(rows).groupby("window")},
         },
     )
@@ -91,11 +92,13 @@ def _told(window: int, rows: pd.DataFrame) -> str:
         )
     failed = tested[tested["p_holm"] < LEVEL]
     named = ", ".join(f"{row.symbol} ({row.hits} beyond, p {row.p_holm:.3f})" for row in failed.itertuples())
-    left = len(rows) - len(tested)
+    few = int((rows["forecasts"] < window).sum())
+    still = len(rows) - len(tested) - few
     return (
         f"{window} sessions: "
         + (f"refuted for {named}" if named else f"not refuted for any of {len(tested)} symbols")
-        + (f"; {left} with too few forecasts" if left else "")
+        + (f"; {few} with too few forecasts" if few else "")
+        + (f"; {still} of which nothing could be lost" if still else "")
     )
 
 

@@ -245,7 +245,8 @@ def _kinds(models: pd.DataFrame, month_of: pd.PeriodIndex, market_symbol: str) -
     for month in month_of.unique():
         if month not in names:
             raise RegimeModelError(
-                f"No regime model of {market_symbol} for {month}; fit the models of that month first"
+                f"No regime model of {market_symbol} for {month}; fit it first: "
+                f"dagster asset materialize --select regime_model --partition {month}-01"
             )
         if kinds[month] > 1:
             raise RegimeModelError(f"Regime models of {kinds[month]} kinds for {month}; keep the rows of one of them")
