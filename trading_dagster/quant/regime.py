@@ -7,6 +7,7 @@ models, and how much to hold in a state (the allocation scales by `suitability`)
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ WARM_UP = 504
 LONGEST_MONTH = 31
 FIT_COLUMNS, FILTER_COLUMNS = 256, 4096
 """Series worked on at once, which bounds the memory."""
+
+THREADS = 2
 
 Floats = NDArray[np.float64]
 
@@ -112,10 +115,14 @@ def fit_regime_models(
         for number, end in enumerate(_ends(series, months, fitted_to))
         for column in np.flatnonzero(series.bars[end] >= LEAST_BARS)
     ]
-    fits: list[tuple[Parameters, Parameters]] = []
-    for start in range(0, len(jobs), FIT_COLUMNS):
+
+    def fitted(start: int) -> list[tuple[Parameters, Parameters]]:
         _, end, column = np.array(jobs[start : start + FIT_COLUMNS], dtype=np.intp).T
-        fits += kind.fit(series.windows(end - FIT_WINDOW + 1, column, FIT_WINDOW))
+        return kind.fit(series.windows(end - FIT_WINDOW + 1, column, FIT_WINDOW))
+
+    # numpy lets go of the interpreter while it works on arrays of this size
+    with ThreadPoolExecutor(THREADS) as pool:
+        fits = [fit for part in pool.map(fitted, range(0, len(jobs), FIT_COLUMNS)) for fit in part]
     at = [number for number, _, _ in jobs]
     rows = pd.DataFrame(
         {

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+LEAST_MULTIPLES = (0.16, 0.23, 0.23)
+"""A tenth of what a normal distribution has: a price that has hardly ever fallen may, and a loss of nothing at all would
+be a forecast that no position is large enough for."""
+
+
 @dataclass(frozen=True)
 class ResidualTail:
     """Lower tail of standardised residuals, as positive multiples of sigma.
@@ -42,7 +47,7 @@ def residual_tail(residuals: Floats) -> ResidualTail:
     Returns
     -------
     ResidualTail
-        None of the multiples is below 0: where even the tail is a gain there is nothing to lose.
+        None of the multiples is below a tenth of a normal distribution's, even where the whole tail is a gain.
 
     Raises
     ------
@@ -75,7 +80,8 @@ def residual_tail(residuals: Floats) -> ResidualTail:
     # one interpolation of both is a tenth of the time of numpy's quantile with method "weibull"
     ranks = np.array([0.95, 0.99]) * (len(losses) + 1) - 1.0
     quantile_95, quantile_99 = np.interp(ranks, np.arange(len(losses)), losses)
-    return ResidualTail(*(max(float(value), 0.0) for value in (quantile_95, quantile_99, shortfall)))
+    found = zip((quantile_95, quantile_99, shortfall), LEAST_MULTIPLES, strict=True)
+    return ResidualTail(*(max(float(value), least) for value, least in found))
 
 
 def loss_fraction(multiple: float, sigma: Floats) -> Floats:

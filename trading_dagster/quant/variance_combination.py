@@ -36,8 +36,9 @@ DECAY = 0.94
 LARGEST_SQUARE = 50.0
 """A squared return counts towards the level up to this multiple of its forecast: seven standard deviations."""
 
-POOL_OF_CLOSES = 10
-"""Symbols that are fitted on closes for the pool's sake where all have ranges."""
+LEVELS = (0.1, 10.0)
+"""Bounds of the ratios that bring forecasts to the level of squared returns: what is beyond them is no level but a model
+of something else, which would then be multiplied by it. Of real prices they are between 0.9 and 2."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def fit_symbol(
     -----
     The combination is the geometric mean of the two variances. Its level is then set so that squared returns by
     forecast average 1 within the window, each counted up to 50, since a range estimator misses what moves price
-    outside its hours and a single crash must not raise eight years of forecasts.
+    outside its hours and a single crash must not raise eight years of forecasts. No level is below 0.1 or above 10.
     """
     scale = own_scale(window.returns)
     returns, variance = standardised(window, scale, estimator)
@@ -148,19 +149,23 @@ def _calibrated(unit: SymbolModel, returns: Floats, variance: Floats, raw: Varia
     known = np.flatnonzero(np.isfinite(raw.har[:-1]))
     squares, before = np.square(returns[known + 1]), raw.combined[known]
     bounded = np.fmin(squares, LARGEST_SQUARE * before)
-    level_1d = float(np.mean(bounded / before))
+    level_1d = _level(bounded / before)
     own = np.fmin(variance[known + 1], LARGEST_SQUARE * before)
     # of each forecast of a month, the mean of the squares that came in it
     month = trailing_mean(bounded, HORIZON)[HORIZON - 1 :]
-    by_month = month / raw.combined_21d[known][: len(month)]
+    by_month = np.fmin(month / raw.combined_21d[known][: len(month)], LARGEST_SQUARE)
     return replace(
         unit,
-        level_har=float(np.mean(np.fmin(squares, LARGEST_SQUARE * raw.har[known]) / raw.har[known])),
+        level_har=_level(np.fmin(squares, LARGEST_SQUARE * raw.har[known]) / raw.har[known]),
         level_1d=level_1d,
-        level_21d=float(np.mean(by_month)),
+        level_21d=_level(by_month),
         range_level=float(np.mean(own / before)) / level_1d,
         tail=residual_tail(returns[known + 1] / np.sqrt(level_1d * before)),
     )
+
+
+def _level(ratios: Floats) -> float:
+    return float(np.clip(np.mean(ratios), *LEVELS))
 
 
 def standardised(window: BarSeries, scale: float, estimator: Estimator) -> tuple[Floats, Floats]:

@@ -38,7 +38,11 @@ WARM_UP = 1000
 
 RANK_WINDOW = 252
 STOP_MULTIPLES = (3.0, 4.0)
-"""Average true ranges, or standard deviations, that a stop is away in the calm and in the turbulent regime."""
+"""Average true ranges that a stop is away in the calm and in the turbulent regime."""
+
+RANGE_OF_DEVIATION = float(np.sqrt(8.0 / np.pi))
+"""Mean range of a Brownian motion by its standard deviation, 1.596 (Feller, W. (1951). "The asymptotic distribution of
+the range of sums of independent random variables". Annals of Mathematical Statistics 22(3), 427-432)."""
 
 ESTIMATES = (
     "sigma_1d",
@@ -83,12 +87,13 @@ def volatility(
 
         - sigma_1d, sigma_21d: standard deviation *per day* of log returns over the next 1 and 21 sessions;
         - sigma_har, sigma_garch, sigma_ewma: those of the two components and of RiskMetrics, one session ahead;
-        - sigma_rank: share of the last 252 bars, this one included, whose sigma_1d by the same parameters was not
-          above this one's, in (0, 1];
+        - sigma_rank: share of the last 252 bars, this one included, or of as many as there are, whose sigma_1d by
+          the same parameters was not above this one's, in (0, 1];
         - var_95, var_99, es_975: losses of one session as positive fractions of the position;
         - atr: average true range, price as traded at the session; missing where the session has no range;
-        - stop_multiple, stop_distance: average true ranges, or where there are none standard deviations of one
-          session's price, that a stop is away, and the distance they make, price as traded at the session;
+        - stop_multiple, stop_distance: average true ranges that a stop is away, and the distance they make, price as
+          traded at the session; where there are none, a range is taken as ``sqrt(8 / pi) = 1.596`` standard
+          deviations of one session's price, its mean for a Brownian motion;
         - fitted: ``own``, or ``pooled`` where the symbol has no row of its own in the month.
 
     Raises
@@ -101,8 +106,12 @@ def volatility(
     The filters begin 1,000 bars before the month and run through it, so a row depends on the bars up to its session
     and on the month's parameters only. The losses are the multiples of sigma_1d that the standardised residuals of
     the fit show, through ``1 - exp(-x)``. On a session without a bar the last bar's forecasts are carried on.
+    So they are from the sixth bar of a run of unchanged closes on, until the price moves: a halt does not tell how far
+    the price will go when it ends. The bars of the filters and of the rank are those that `bar_series` keeps.
+
     A symbol without any movement before the month has nothing to be scaled by; all its deviations are
-    RiskMetrics', which is 0 while the price is constant, and so are its losses.
+    RiskMetrics', which is 0 while the price is constant, and so are its losses. RiskMetrics' serves as well while
+    fewer bars have moved than the regression's averages are over.
     """
     at = np.flatnonzero(history.sessions.isin(sessions))
     parameters: MonthModels = {
@@ -110,7 +119,12 @@ def volatility(
         for month, symbol, text in zip(models["month"], models["symbol"], models["parameters"], strict=True)
     }
     months = [_all_at_once(history, at, models)] if one_model else _positions_by_month(history.sessions, at, parameters)
-    parts = [part for series in bar_series(history) for part in _symbol_parts(series, months, parameters)]
+    bars = history.observed.to_numpy().cumsum(axis=0).T
+    parts = [
+        part
+        for series, count in zip(bar_series(history), bars, strict=True)
+        for part in _symbol_parts(series, count, months, parameters)
+    ]
     return _with_stops(_rows(parts, history), history, regime)
 
 
@@ -134,16 +148,21 @@ def _positions_by_month(
 
 
 def _symbol_parts(
-    series: BarSeries, months: Sequence[tuple[pd.Timestamp, int, Positions]], parameters: MonthModels
+    series: BarSeries,
+    count: Positions,
+    months: Sequence[tuple[pd.Timestamp, int, Positions]],
+    parameters: MonthModels,
 ) -> Iterator[tuple[str, Positions, dict[str, Floats], str]]:
-    """Symbol, positions, columns and whose parameters, of each month in which a symbol has rows."""
+    """Symbol, positions, columns and whose parameters, of each month in which a symbol has rows.
+
+    `count` is the number of bars up to each session, those of long standstills included.
+    """
     for month, first, wanted in months:
-        # of each session the last bar; the first bar has no return
-        bar = np.searchsorted(series.at, wanted, side="right") - 1
-        has_row = bar + 2 >= MINIMUM_BARS
-        if not has_row.any():
+        wanted = wanted[count[wanted] >= MINIMUM_BARS]
+        if not len(wanted):
             continue
-        wanted, bar = wanted[has_row], bar[has_row]
+        # of each session the last bar
+        bar = np.searchsorted(series.at, wanted, side="right") - 1
         begin = int(np.searchsorted(series.at, first))
         start = max(begin - WARM_UP, 0) if wanted[0] >= first else 0
         window = series.window(start, int(bar[-1]) + 1)
@@ -171,8 +190,10 @@ def _filtered(window: BarSeries, model: SymbolModel, bar: Positions) -> dict[str
     if scale > 0.0:
         returns, variance = standardised(window, scale, model.estimator)
         forecasts = unit_forecasts(model, returns, har_features(variance, returns, model.estimator))
-        one, month = scale * np.sqrt(forecasts.combined), scale * np.sqrt(forecasts.combined_21d)
-        har, garch = scale * np.sqrt(forecasts.har), scale * np.sqrt(forecasts.garch)
+        variances = (forecasts.combined, forecasts.combined_21d, forecasts.har, forecasts.garch)
+        one, month, har, garch = (
+            np.where(np.isnan(variance), ewma, scale * np.sqrt(variance)) for variance in variances
+        )
     else:
         one = month = har = garch = ewma
     sigma = one[bar]
@@ -190,9 +211,10 @@ def _filtered(window: BarSeries, model: SymbolModel, bar: Positions) -> dict[str
 
 
 def _rank(sigma: Floats, bar: Positions) -> Floats:
-    """Share of the last values not above each."""
-    last = sliding_window_view(sigma, RANK_WINDOW)[bar - RANK_WINDOW + 1]
-    return np.count_nonzero(last <= last[:, -1:], axis=1) / RANK_WINDOW
+    """Share of the last values not above each; there may be fewer of them than the window has."""
+    padded = np.concatenate([np.full(RANK_WINDOW - 1, np.inf), sigma])
+    last = sliding_window_view(padded, RANK_WINDOW)[bar]
+    return np.count_nonzero(last <= last[:, -1:], axis=1) / np.minimum(bar + 1, RANK_WINDOW)
 
 
 def _rows(parts: Sequence[tuple[str, Positions, dict[str, Floats], str]], history: PriceHistory) -> pd.DataFrame:
@@ -224,7 +246,7 @@ def _with_stops(rows: pd.DataFrame, history: PriceHistory, regime: pd.DataFrame)
     calm, wild = STOP_MULTIPLES
     rows["atr"] = average_true_range(history).to_numpy()[at, column]
     rows["stop_multiple"] = calm + (wild - calm) * turbulent
-    deviation = rows["sigma_1d"] * history.close.to_numpy()[at, column]
-    rows["stop_distance"] = rows["stop_multiple"] * rows["atr"].where(rows["atr"].notna(), deviation)
+    usual = RANGE_OF_DEVIATION * rows["sigma_1d"] * history.close.to_numpy()[at, column]
+    rows["stop_distance"] = rows["stop_multiple"] * rows["atr"].where(rows["atr"].notna(), usual)
     fitted = rows.pop("fitted")
     return rows.assign(fitted=fitted)

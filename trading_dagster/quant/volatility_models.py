@@ -31,7 +31,8 @@ RANGE_SHARE = 0.95
 """Share of the window's bars that must have ranges for the range to be the estimator."""
 
 MOVING_SHARE = 0.5
-"""Share of the window's returns that must differ from zero for a symbol to be fitted by itself."""
+"""Share of the window's returns that must differ from zero for a symbol to be fitted by itself; of a longer run of
+zeros only the first five are in a window (`bar_series`)."""
 
 POOL_OF_CLOSES = 5
 """Symbols that are fitted on closes for the pool's sake where all have ranges."""
@@ -53,7 +54,7 @@ def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitte
     -------
     DataFrame
         One row a month and symbol with at least 500 bars, of which half of the last 2,000 moved, and one with
-        symbol ``POOLED``, sorted by month, then symbol: month, symbol, fitted_to, parameters and metrics (JSON).
+        symbol ``POOLED``, a bar beyond the fifth of a run of unchanged closes not counted, sorted by month, then symbol: month, symbol, fitted_to, parameters and metrics (JSON).
         parameters is a `SymbolModel`, in the pool one for each estimator; metrics holds the number of bars, the
         losses (QLIKE) of har, garch, combination and ewma within the window on the variance of the estimator, nu
         and persistence.
