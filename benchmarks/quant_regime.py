@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from tests.quant.histories import closes_history
 from trading_dagster.quant.hidden_markov import filtered_probability, fit_student_chain, with_hysteresis
 from trading_dagster.quant.jump_model import JUMP_PENALTY, feature_scale, fit_jump_model, value_differences
 from trading_dagster.quant.prices import PriceHistory
-from trading_dagster.quant.regime import MODELS, fit_regime_models, regime
+from trading_dagster.quant.regime import fit_regime_models, regime
 from trading_dagster.quant.regime_features import downside_features, simple_returns
 from trading_dagster.quant.regime_models import REGIME_MODELS, StatisticalJump
 
@@ -50,7 +49,6 @@ Bools = NDArray[np.bool_]
 
 
 def marks() -> Iterator[Mark]:
-    yield from _speed()
     yield from _chains("Gaussian chain, scales 0.7/1.75 %, 200/100 sessions", GAUSSIAN)
     yield from _chains("t(4) chain, scales 0.7/1.4 %, 200/100 sessions", STUDENT)
     yield from _chains("t(4) chain of the Gaussian's scales", Design(0.007, 0.0175, 200.0, 100.0, 4.0))
@@ -326,50 +324,3 @@ def _intervals(earned: pd.DataFrame) -> Callable[[str, int], str]:
     low, high = np.quantile(bootstrap.apply(figures, RESAMPLES), [0.025, 0.975], axis=0)
     start = {"sharpe": 0, "gain": count, "shallower": 2 * count}
     return lambda name, at: f"[{low[start[name] + at]:+.2f}, {high[start[name] + at]:+.2f}]"
-
-
-# Speed
-
-
-def _speed() -> Iterator[Mark]:
-    history = _walks(20)
-    months, fitted_to = (dates[-228:] for dates in _months(history, 800))
-    limits = {"jump": 12.0, "hmm": 60.0}
-    for name in MODELS:
-        begun = time.perf_counter()
-        models = fit_regime_models(history, months, fitted_to, MARKET, name)
-        fitted = time.perf_counter() - begun
-        regime(history, history.sessions[history.sessions >= months[0]], MARKET, models)
-        total = time.perf_counter() - begun
-        yield Mark(
-            f"{name}: 228 monthly fits of 20 symbols and the market, and rows of each session",
-            f"<= {limits[name]:.0f} s",
-            f"{total:.1f} s, of which fits {fitted:.1f} s",
-            total <= limits[name],
-        )
-    history = _walks(500)
-    for name in MODELS:
-        begun = time.perf_counter()
-        models = fit_regime_models(history, months[-1:], fitted_to[-1:], MARKET, name)
-        fitted = time.perf_counter() - begun
-        yield Mark(f"{name}: one month's fits of 500 symbols", "<= 20 s", f"{fitted:.1f} s", fitted <= 20.0)
-        begun = time.perf_counter()
-        regime(history, history.sessions[-1:], MARKET, models)
-        told = time.perf_counter() - begun
-        yield Mark(f"{name}: one session of 500 symbols", "<= 2 s", f"{told:.2f} s", told <= 2.0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    yield Mark("Peak memory of the process so far", "< 1 GB", f"{peak:.2f} GB", peak < 1.0)
-
-
-def _walks(symbols: int, sessions: int = 5800) -> PriceHistory:
-    """Closes with a common factor and a volatility that wanders."""
-    random = np.random.default_rng(SEED)
-    volatility = np.empty((sessions, 1))
-    level = 0.0
-    for at, shock in enumerate(random.normal(0.0, 0.12, sessions)):
-        level = 0.99 * level + shock
-        volatility[at] = np.exp(level / 2.0)
-    shocks = 0.5 * random.standard_t(5, (sessions, 1)) + random.standard_t(5, (sessions, symbols))
-    closes = 100.0 * np.exp(np.clip(0.008 * volatility * shocks, -0.3, 0.3).cumsum(axis=0))
-    index = pd.bdate_range("2001-01-01", periods=sessions).as_unit("us")
-    return closes_history({f"S{at:03d}": closes[:, at] for at in range(symbols)}, index)
