@@ -37,9 +37,10 @@ def test_quantiles_and_shortfall_of_few_residuals(count: int) -> None:
     assert found.shortfall_975 == pytest.approx(steps.mean(), rel=1e-4)
 
 
-def test_where_even_the_tail_gains_there_is_no_loss() -> None:
+def test_where_even_the_tail_gains_a_loss_is_still_possible() -> None:
     found = residual_tail(np.linspace(1.0, 2.0, 200))
-    assert (found.quantile_95, found.quantile_99, found.shortfall_975) == (0.0, 0.0, 0.0)
+    assert 0.0 < found.quantile_95 < found.quantile_99 <= found.shortfall_975
+    assert found.quantile_95 == pytest.approx(0.1 * stats.norm.ppf(0.95), rel=0.03)
 
 
 def test_too_few_residuals_are_refused() -> None:
@@ -48,9 +49,13 @@ def test_too_few_residuals_are_refused() -> None:
 
 
 def test_loss_is_of_a_log_return() -> None:
-    sigma = np.array([0.0, 0.01, 0.5])
-    np.testing.assert_allclose(loss_fraction(2.0, sigma), 1.0 - 1.0 / np.exp(2.0 * sigma), rtol=1e-12)
-    assert (loss_fraction(30.0, sigma) < 1.0).all()
+    # two halvings of the price lose three quarters, and no number of them loses all
+    np.testing.assert_allclose(loss_fraction(2.0, np.array([0.0, np.log(2.0)])), [0.0, 0.75], rtol=1e-12)
+    assert loss_fraction(30.0, np.array([0.5]))[0] < 1.0
+    # the quantile of the loss of a lognormal price is that of its logarithm
+    prices = 50.0 * np.exp(0.3 * np.random.default_rng(3).standard_normal(400_000))
+    lost = 1.0 - prices / 50.0
+    assert np.mean(lost > loss_fraction(stats.norm.ppf(0.99), np.array([0.3]))[0]) == pytest.approx(0.01, abs=6e-4)
 
 
 def test_next_loss_is_beyond_the_quantile_as_often_as_it_says() -> None:

@@ -42,6 +42,8 @@ def average_true_range(history: PriceHistory) -> pd.DataFrame:
     upper, lower = np.maximum(high, before.fillna(high)), np.minimum(low, before.fillna(low))
     true_range = upper - lower
     halted = standing_still((true_range == 0.0).to_numpy(), (true_range > 0.0).to_numpy())
-    smoothed = true_range.mask(halted).ewm(alpha=1.0 / ATR_WINDOW, adjust=False, ignore_na=True, min_periods=ATR_WINDOW).mean()
+    smoothed = (
+        true_range.mask(halted).ewm(alpha=1.0 / ATR_WINDOW, adjust=False, ignore_na=True, min_periods=ATR_WINDOW).mean()
+    )
     # no range at the session, no range-based answer for it
     return (smoothed / history.factor).where(true_range.notna())

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 LONGEST_STANDSTILL = 5
-"""Bars in a row that may leave a price unmoved; the ones after them, from the second week on, are of a halt or a peg."""
+"""Bars in a row that may leave a price unmoved; those after them, of the second week, are of a halt or a peg."""
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,5 @@ def standing_still(unmoved: Bools, moved: Bools, *, axis: int = 0) -> Bools:
         Each known from its own session and those before it.
     """
     count = np.cumsum(unmoved, axis=axis)
-    run = count - np.maximum.accumulate(np.where(moved, count, 0), axis=axis)
+    run: NDArray[np.intp] = count - np.maximum.accumulate(np.where(moved, count, 0), axis=axis)
     return unmoved & (run > LONGEST_STANDSTILL)

@@ -100,8 +100,8 @@ def fit_gjr_garch(returns: Floats) -> GjrGarch:
     likelihood and its exact gradient take two calls of a compiled filter. The constraints (alpha >= 0,
     alpha + gamma >= 0, beta >= 0, persistence < 1, nu > 2) are met by angles: a share is a squared sine, which
     reaches its bound at a finite angle. ``omega >= (1 - beta) c`` with c = 0.005 of the mean square of the returns
-    that are not 0 keeps h above c, in a filter of other returns too. The search is BFGS from the likeliest of three fixed starts, its first
-    curvature the expected information; nothing is carried over from another fit.
+    that are not 0 keeps h above c, in a filter of other returns too. The search is BFGS from the likeliest of three
+    fixed starts, its first curvature the expected information; nothing is carried over from another fit.
 
     References
     ----------

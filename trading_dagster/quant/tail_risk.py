@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 
 
 LEAST_MULTIPLES = (0.16, 0.23, 0.23)
-"""A tenth of what a normal distribution has: a price that has hardly ever fallen may, and a loss of nothing at all would
-be a forecast that no position is large enough for."""
+"""A tenth of what a normal distribution has: a price that has hardly ever fallen may yet, and a possible loss of
+nothing would allow a position of any size."""
 
 
 @dataclass(frozen=True)

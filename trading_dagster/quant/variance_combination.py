@@ -37,8 +37,8 @@ LARGEST_SQUARE = 50.0
 """A squared return counts towards the level up to this multiple of its forecast: seven standard deviations."""
 
 LEVELS = (0.1, 10.0)
-"""Bounds of the ratios that bring forecasts to the level of squared returns: what is beyond them is no level but a model
-of something else, which would then be multiplied by it. Of real prices they are between 0.9 and 2."""
+"""Bounds of the ratios that bring forecasts to the level of squared returns: beyond them is no level but a forecast of
+something else, which would be multiplied by it."""
 
 
 @dataclass(frozen=True)

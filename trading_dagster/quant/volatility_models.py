@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trading_dagster.quant.bar_series import BarSeries, bar_series
 from trading_dagster.quant.har import Estimator
@@ -32,7 +33,7 @@ RANGE_SHARE = 0.95
 
 MOVING_SHARE = 0.5
 """Share of the window's returns that must differ from zero for a symbol to be fitted by itself; of a longer run of
-zeros only the first five are in a window (`bar_series`)."""
+zeros only the first five are in a window (`bar_series`). As many of 500 must, however few are in it."""
 
 POOL_OF_CLOSES = 5
 """Symbols that are fitted on closes for the pool's sake where all have ranges."""
@@ -53,8 +54,9 @@ def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitte
     Returns
     -------
     DataFrame
-        One row a month and symbol with at least 500 bars, of which half of the last 2,000 moved, and one with
-        symbol ``POOLED``, a bar beyond the fifth of a run of unchanged closes not counted, sorted by month, then symbol: month, symbol, fitted_to, parameters and metrics (JSON).
+        One row a month and symbol with at least 500 bars, of which 250 and half of the last 2,000 moved (of a run of
+        unchanged closes only the first five are among these), and one with symbol ``POOLED``, sorted by month, then
+        symbol: month, symbol, fitted_to, parameters and metrics (JSON).
         parameters is a `SymbolModel`, in the pool one for each estimator; metrics holds the number of bars, the
         losses (QLIKE) of har, garch, combination and ewma within the window on the variance of the estimator, nu
         and persistence.
@@ -72,6 +74,7 @@ def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitte
     if len(months) != len(fitted_to):
         raise ValueError(f"{len(months)} months but {len(fitted_to)} sessions to fit to; each month needs one")
     series = bar_series(history)
+    bars = history.observed.to_numpy().cumsum(axis=0)
     parts = []
     for month, last in zip(months, fitted_to, strict=True):
         if last >= month:
@@ -80,16 +83,14 @@ def fit_volatility_models(history: PriceHistory, months: pd.DatetimeIndex, fitte
                 "fit them to the last session before it"
             )
         end = int(history.sessions.searchsorted(last, side="right"))
-        parts.append(_fit_month(series, end, month, last))
+        parts.append(_fit_month(_windows(series, bars[end - 1], end), month, last))
     if not parts:
         return pd.DataFrame({name: [] for name in ("month", "symbol", "fitted_to", "parameters", "metrics")})
     return pd.concat(parts, ignore_index=True)
 
 
-def _fit_month(series: Sequence[BarSeries], end: int, month: pd.Timestamp, last: pd.Timestamp) -> pd.DataFrame:
-    """Rows of one month, fitted to the bars at positions below `end`."""
-    windows = [_window(own, end) for own in series]
-    usable = [window for window in windows if window is not None]
+def _fit_month(usable: Sequence[BarSeries], month: pd.Timestamp, last: pd.Timestamp) -> pd.DataFrame:
+    """Rows of one month, fitted to its windows."""
     if not usable:
         raise ValueError(
             f"no symbol has {MINIMUM_BARS} bars that move up to {last:%Y-%m-%d}, so no volatility model can be fitted "
@@ -127,14 +128,18 @@ def _pools(windows: Sequence[BarSeries], models: dict[str, SymbolModel]) -> dict
     return {"range": ranged, "close": closes} if ranged else {"close": closes}
 
 
+def _windows(series: Sequence[BarSeries], bars: NDArray[np.intp], end: int) -> list[BarSeries]:
+    """Last bars before a session's position of each symbol that has enough of them, by their numbers there."""
+    windows = [_window(own, end) for own, count in zip(series, bars, strict=True) if count >= MINIMUM_BARS]
+    return [window for window in windows if window is not None]
+
+
 def _window(series: BarSeries, end: int) -> BarSeries | None:
-    """Last bars before a session's position; None where there are too few or they do not move."""
+    """Last bars before a session's position; None where too few of them move."""
     stop = int(np.searchsorted(series.at, end))
-    # the first bar has no return
-    if stop + 1 < MINIMUM_BARS:
-        return None
     window = series.window(stop - WINDOW, stop)
-    return window if np.mean(window.returns != 0.0) >= MOVING_SHARE else None
+    needed = MOVING_SHARE * max(len(window.returns), MINIMUM_BARS - 1)
+    return window if np.count_nonzero(window.returns) >= needed else None
 
 
 def _estimator(window: BarSeries) -> Estimator:
