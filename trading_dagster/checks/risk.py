@@ -35,7 +35,7 @@ def risk_specs(asset: str) -> list[dg.AssetCheckSpec]:
             asset=asset,
             description=(
                 f"{description} Tested on the last {WINDOWS[0]} and {WINDOWS[1]:,} forecasts that were "
-                f"published, at {LEVEL:.0%} with Holm's correction over the symbols; a failure warns."
+                f"published, at {LEVEL:.0%} Holm's correction over symbols and windows; a failure warns."
             ),
         )
         for name, description in TESTS.items()

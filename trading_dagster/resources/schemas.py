@@ -236,7 +236,9 @@ _TABLES = (
             _number("var_99", "one-session loss not exceeded with 99 %, fraction of the position"),
             _number("es_975", "mean one-session loss in the worst 2.5 %, fraction of the position"),
             _number("atr", "average true range of 14 sessions, price; missing without ranges", True),
-            _number("stop_multiple", "average true ranges (without ranges: sigma_1d x close) that a stop is away"),
+            _number(
+                "stop_multiple", "average true ranges that a stop is away; without ranges one is 1.596 sigma_1d x close"
+            ),
             _number("stop_distance", "distance of a stop from the close, price"),
             Column("fitted", TEXT, "`own` parameters, or the `pooled` ones where it had too few bars for its own"),
         ),
