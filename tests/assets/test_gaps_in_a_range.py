@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import Installation, make_installation, write_prices
 
+pytestmark = pytest.mark.e2e  # half a minute of whole runs
+
 SESSIONS = ("2022-12-14", "2022-12-15", "2022-12-16", "2022-12-19", "2022-12-20", "2022-12-21", "2022-12-22")
 STAGES = ["bars", "corporate_actions", "regime", "volatility"]
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import Installation, make_installation, write_prices
 
+pytestmark = pytest.mark.e2e  # a quarter of a minute of whole runs
+
 MONTH, BEFORE, SESSION = "2022-12-01", "2022-11-30", "2022-12-28"
 
 

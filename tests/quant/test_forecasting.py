@@ -147,6 +147,7 @@ def test_noise_gives_tiny_forecasts(noise_model: ForecastModel, noise_rows: pd.D
     assert noise_rows["expected_return"].abs().mean() < 0.02 * 0.01 * np.sqrt(5.0)
 
 
+@pytest.mark.e2e  # five fits
 def test_held_out_slope_is_not_measured_on_the_training_rows() -> None:
     # on pure noise the trees fit their own rows with a slope of one and more; held out it is zero on average
     slopes = []
