@@ -22,7 +22,7 @@ def test_a_function_sees_one_thread_and_leaves_as_many_as_there_were() -> None:
 
 
 def test_phases_have_the_same_bits_on_one_thread_and_on_two() -> None:
-    history = closes_history(random_walks(40, 520, seed=3))
+    history = closes_history(random_walks(40, 540, seed=3))
     found = []
     for count in (1, 2):
         with threadpool_limits(count, user_api="blas"):
