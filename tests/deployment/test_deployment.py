@@ -223,7 +223,7 @@ def check_once(installation: Installation, session: str) -> None:
 
 
 def test_a_terminated_run_ends_although_the_webserver_reaches_no_engine(installation: Installation) -> None:
-    run_id = installation.launch("research_backfill", "2022-10-03", "2022-12-28")
+    run_id = installation.launch("research_backfill", "2022-12-01", "2022-12-28")
     installation.wait_for_step(run_id, "phasing")
     answer = installation.graphql(TERMINATE, id=run_id)["terminateRun"]
     assert answer["__typename"] == "TerminateRunSuccess", answer
