@@ -39,6 +39,7 @@ FIT_COLUMNS, FILTER_COLUMNS = 256, 4096
 """Series worked on at once, which bounds the memory."""
 
 THREADS = 2
+"""Chunks of fits at once; each has the same bits however many there are."""
 
 Floats = NDArray[np.float64]
 

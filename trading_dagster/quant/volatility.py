@@ -142,7 +142,10 @@ def _positions_by_month(
     found = []
     for month in starts.unique():
         if (month, POOLED) not in parameters:
-            raise ValueError(f"no volatility models for {month:%Y-%m}; fit them for that month first")
+            raise ValueError(
+                f"no volatility models for {month:%Y-%m}; fit them first: "
+                f"dagster asset materialize --select volatility_model --partition {month:%Y-%m-%d}"
+            )
         found.append((month, int(sessions.searchsorted(month)), at[starts == month]))
     return found
 
@@ -240,7 +243,7 @@ def _with_stops(rows: pd.DataFrame, history: PriceHistory, regime: pd.DataFrame)
     turbulent = keyed.reindex(wanted).to_numpy(dtype="float64")
     if np.isnan(turbulent).any():
         session, symbol = wanted[int(np.flatnonzero(np.isnan(turbulent))[0])]
-        raise ValueError(f"{symbol} has no prob_turbulent at {session:%Y-%m-%d}; compute the regime of that session")
+        raise ValueError(f"{symbol} has no prob_turbulent at {session:%Y-%m-%d}; materialise `regime` for it first")
     at = history.sessions.get_indexer(rows["session"])
     column = pd.Index(history.symbols).get_indexer(rows["symbol"])
     calm, wild = STOP_MULTIPLES
